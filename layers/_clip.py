@@ -1,0 +1,60 @@
+"""Shape arithmetic of clips [B, T, H, W, C], shared by the layers of this folder.
+
+Source: the flattening of time into the batch is that of the thesis' released code
+(frames of a video are neighbours in the batch); the rest is arithmetic.
+"""
+
+from keras import ops
+
+
+def fold_time(x):
+    """[B, T, H, W, C] -> [B*T, H, W, C], the frames of one clip staying neighbours."""
+    batch, time, height, width, channels = ops.shape(x)
+    return ops.reshape(x, (batch * time, height, width, channels))
+
+
+def unfold_time(y, like):
+    """[B*T, H', W', C'] -> [B, T, H', W', C'] with B and T of the clip `like`."""
+    batch, time = ops.shape(like)[:2]
+    return ops.reshape(y, (batch, time, *ops.shape(y)[1:]))
+
+
+def window_output(size, window, stride=1, dilation=1, padding=0):
+    """Number of positions of a window along one axis, or None if `size` is None.
+
+    Args:
+        size: length of the axis, None if unknown.
+        window, stride, dilation: of the window.
+        padding: elements added to the axis in total (both ends together).
+    """
+    if size is None:
+        return None
+    return (size + padding - dilation * (window - 1) - 1) // stride + 1
+
+
+def require_clip(shape, layer):
+    """Raises ValueError unless `shape` is that of a clip with known channels."""
+    if len(shape) != 5 or shape[-1] is None:
+        raise ValueError(
+            f"{layer.__class__.__name__} ({layer.name}) takes clips "
+            f"[B, T, H, W, C] with a known number of channels, got shape "
+            f"{tuple(shape)}. Add the missing axis, e.g. x[:, None] for one frame."
+        )
+
+
+def require_positive(layer, **values):
+    """Raises ValueError unless every named value is an integer of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{layer}: {name} must be an integer of at least 1, got {value!r}."
+            )
+
+
+def require_one_of_stride_and_dilation(layer, strides, dilation_rate):
+    """Raises ValueError if both exceed 1, which Keras' convolutions do not take."""
+    if strides > 1 and dilation_rate > 1:
+        raise ValueError(
+            f"{layer}: strides ({strides}) and dilation_rate ({dilation_rate}) cannot "
+            "both exceed 1; set one of them to 1."
+        )

@@ -1,0 +1,104 @@
+"""Initialisations of temporal kernels [taps, C, C'] that keep a trained network intact.
+
+Source: thesis eq. 4.5 (inflation of a spatial kernel), eq. 5.8-5.9 (feature identity
+times a temporal filter); the filters are those of Table 5.3 and of the released code.
+"""
+
+import keras
+from keras import ops
+
+FILTERS = ("centre", "average", "high_pass")
+
+
+def temporal_filter(name, taps):
+    """The one-dimensional filter f of eq. 5.9 as a list of `taps` numbers, sum 1.
+
+    Args:
+        name: "centre" (1 at the middle tap), "average" (1/taps everywhere) or
+            "high_pass" (middle tap `taps`, all others -1: [-1, 3, -1] at 3 taps).
+        taps: length, odd.
+
+    Raises:
+        ValueError: unknown name or even number of taps.
+
+    Source: thesis eq. 5.9 and Table 5.3; the high-pass filter is the released code's.
+    """
+    if name not in FILTERS:
+        raise ValueError(
+            f"Unknown temporal filter {name!r}; accepted are {', '.join(FILTERS)}."
+        )
+    if taps < 1 or taps % 2 == 0:
+        raise ValueError(f"A temporal filter needs an odd number of taps, got {taps}.")
+    if name == "average":
+        return [1 / taps] * taps
+    middle, others = (1.0, 0.0) if name == "centre" else (float(taps), -1.0)
+    return [middle if t == taps // 2 else others for t in range(taps)]
+
+
+def inflate(kernel, taps):
+    """Spreads a spatial kernel evenly over `taps` frames, w / T' each (eq. 4.5).
+
+    Args:
+        kernel: [..., C, C'] weights of a spatial kernel of any size.
+        taps: T', number of frames.
+
+    Returns:
+        [taps, ..., C, C']; on frames that do not change it answers like `kernel`.
+
+    Source: thesis eq. 4.5.
+    """
+    return ops.stack([ops.convert_to_tensor(kernel) / taps] * taps)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class FeatureIdentity(keras.initializers.Initializer):
+    """Identity between channels times a temporal filter: kernel = f (x) 1.
+
+    Args:
+        filter: "centre", "average" or "high_pass", see `temporal_filter`.
+
+    Raises:
+        ValueError: unknown filter, or a kernel that changes the number of channels.
+
+    Source: thesis eq. 5.8-5.9.
+    """
+
+    def __init__(self, filter="centre"):
+        temporal_filter(filter, 1)
+        self.filter = filter
+
+    def __call__(self, shape, dtype=None):
+        taps, channels, filters = shape
+        if channels != filters:
+            raise ValueError(
+                "FeatureIdentity keeps the number of channels; the kernel maps "
+                f"{channels} to {filters}. Use as many filters as input channels."
+            )
+        taps = ops.convert_to_tensor(temporal_filter(self.filter, taps), dtype=dtype)
+        return taps[:, None, None] * ops.eye(channels, dtype=dtype)
+
+    def get_config(self):
+        return {"filter": self.filter}
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Inflated(keras.initializers.Initializer):
+    """Draws a 1x1 spatial kernel and inflates it over time, w / T' at each tap.
+
+    To inflate a trained kernel, assign `inflate(kernel, taps)`.
+
+    Args:
+        initializer: initialiser of the spatial kernel [C, C'].
+
+    Source: thesis eq. 4.5.
+    """
+
+    def __init__(self, initializer="he_normal"):
+        self.initializer = keras.initializers.get(initializer)
+
+    def __call__(self, shape, dtype=None):
+        taps, *spatial = shape
+        return inflate(self.initializer(tuple(spatial), dtype=dtype), taps)
+
+    def get_config(self):
+        return {"initializer": keras.initializers.serialize(self.initializer)}

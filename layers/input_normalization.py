@@ -1,0 +1,94 @@
+"""Normalisation of RGB frames and optical flow inside the network.
+
+Source: thesis 3.3.5 (flow clipped at 20 pixels and stored in 8 bits); the means are
+those of the ImageNet networks the thesis starts from.
+"""
+
+import keras
+from keras import ops
+
+from zoo.layers._clip import require_clip
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class RGBNormalization(keras.layers.Layer):
+    """Subtracts the mean colour: RGB [B, T, H, W, 3] in 0-255 -> about -128 to 128.
+
+    Works in float32 whatever the dtype policy, since bfloat16 cannot hold 0-255 minus
+    a mean to a grey level; the result has the policy's compute dtype.
+
+    Args:
+        mean: mean of red, green and blue, 0-255.
+
+    Raises:
+        ValueError: an input that does not have three channels.
+
+    Source: spatial mean of the ImageNet mean image (He et al. 2015).
+    """
+
+    def __init__(self, mean, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.mean = tuple(float(m) for m in mean)
+
+    def build(self, input_shape):
+        require_clip(input_shape, self)
+        if input_shape[-1] != len(self.mean):
+            raise ValueError(
+                f"RGBNormalization ({self.name}) takes RGB frames, "
+                f"{len(self.mean)} channels, got shape {tuple(input_shape)}."
+            )
+
+    def call(self, x):
+        x = ops.cast(x, "float32") - ops.convert_to_tensor(self.mean, "float32")
+        return ops.cast(x, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean}
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class FlowNormalization(keras.layers.Layer):
+    """Clips optical flow and scales it to the range of 8-bit images around zero.
+
+    Flow [B, T, H, W, 2L] in pixels -> clip(flow, -bound, bound) * 127.5 / bound +
+    offset, about -127.5 to 127.5: what flow stored in 8 bits is after its mean has
+    been subtracted, without the rounding.
+
+    Args:
+        bound: largest displacement kept, in pixels.
+        offset: added at the end. The released code stores zero motion as 127.5 and
+            subtracts 128: an offset of -0.5 reproduces it.
+
+    Raises:
+        ValueError: a bound that is not positive, or an odd number of channels.
+
+    Source: thesis 3.3.5, displacements clipped at 20 pixels.
+    """
+
+    def __init__(self, bound=20.0, offset=0.0, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        if bound <= 0:
+            raise ValueError(f"FlowNormalization: bound must be positive, got {bound}.")
+        self.bound = float(bound)
+        self.offset = float(offset)
+
+    def build(self, input_shape):
+        require_clip(input_shape, self)
+        if input_shape[-1] % 2:
+            raise ValueError(
+                f"FlowNormalization ({self.name}) takes interleaved u, v: an even "
+                f"number of channels, got shape {tuple(input_shape)}."
+            )
+
+    def call(self, x):
+        x = ops.clip(ops.cast(x, "float32"), -self.bound, self.bound)
+        return ops.cast(x * (127.5 / self.bound) + self.offset, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "bound": self.bound, "offset": self.offset}

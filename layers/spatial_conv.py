@@ -1,0 +1,138 @@
+"""Spatial convolution of every frame of a clip.
+
+Source: the two-dimensional convolutions of thesis chapters 3-7 (eq. 7.2); padding as
+in Caffe and MatConvNet, where He's networks (arXiv:1512.03385, 2015) were trained.
+"""
+
+import keras
+from keras import ops
+
+from zoo.layers._clip import (
+    fold_time,
+    require_clip,
+    require_one_of_stride_and_dilation,
+    require_positive,
+    unfold_time,
+    window_output,
+)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class SpatialConv(keras.layers.Layer):
+    """2-D convolution applied to each frame: [B, T, H, W, C] -> [B, T, H', W', filters].
+
+    The kernel [k, k, C, filters] is that of an image network, so image weights move
+    over as they are. Padding is symmetric, `padding` zeros on each of the four sides
+    (Keras' "same" is not symmetric at stride 2 and shifts the features of a network
+    trained elsewhere by a pixel); H' = floor((H + 2 padding - d (k - 1) - 1) / s) + 1.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: k, height and width of the kernel in pixels.
+        strides: s, pixels between neighbouring outputs.
+        padding: zeros on each side; None keeps the size at stride 1: d (k // 2).
+        dilation_rate: d, pixels between neighbouring taps.
+        use_bias: add a bias per output channel.
+        kernel_initializer: initialiser of the kernel.
+
+    Raises:
+        ValueError: a size below 1, strides and dilation both above 1, a negative padding, or an input that is no clip.
+
+    Source: thesis eq. 7.2, W_{l,k}; He et al. 2015 for the padding.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        padding=None,
+        dilation_rate=1,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        require_positive(
+            "SpatialConv",
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            dilation_rate=dilation_rate,
+        )
+        require_one_of_stride_and_dilation("SpatialConv", strides, dilation_rate)
+        if padding is None:
+            padding = dilation_rate * (kernel_size // 2)
+        if padding < 0:
+            raise ValueError(f"SpatialConv: padding must be >= 0, got {padding}.")
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = padding
+        self.dilation_rate = dilation_rate
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    @property
+    def spacetime_window(self):
+        """((taps, stride) in frames, (taps, stride) in pixels) seen by one output."""
+        extent = self.dilation_rate * (self.kernel_size - 1) + 1
+        return (1, 1), (extent, self.strides)
+
+    def build(self, input_shape):
+        require_clip(input_shape, self)
+        k = self.kernel_size
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(k, k, input_shape[-1], self.filters),
+            initializer=self.kernel_initializer,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.filters,), initializer="zeros"
+            )
+
+    def call(self, x):
+        frames = fold_time(x)
+        keeps_size = 2 * self.padding == self.dilation_rate * (self.kernel_size - 1)
+        same = self.strides == 1 and keeps_size
+        if self.padding and not same:
+            p = self.padding
+            frames = ops.pad(frames, ((0, 0), (p, p), (p, p), (0, 0)))
+        y = ops.conv(
+            frames,
+            self.kernel,
+            strides=self.strides,
+            padding="same" if same else "valid",
+            data_format="channels_last",
+            dilation_rate=self.dilation_rate,
+        )
+        if self.use_bias:
+            y = y + self.bias
+        return unfold_time(y, like=x)
+
+    def compute_output_shape(self, input_shape):
+        batch, time, *size = input_shape[:4]
+        size = (
+            window_output(
+                n,
+                self.kernel_size,
+                self.strides,
+                self.dilation_rate,
+                2 * self.padding,
+            )
+            for n in size
+        )
+        return (batch, time, *size, self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

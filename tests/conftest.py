@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests: seeds, real clips, two devices on one machine."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+import tensorflow as tf
+
+import zoo  # noqa: F401  (registers the layers for deserialisation)
+
+CLIPS = Path(__file__).resolve().parents[1].parent / "shared" / "clips"
+
+# Before TensorFlow starts: two logical devices, so that replicas need no GPU.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """The same random numbers in every test, whatever ran before."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    """Runs a test under the policy of half-precision training."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def two_replicas():
+    """A MirroredStrategy over two logical CPU devices."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """Folder of real video files beside the checkout; skips where there is none."""
+    if not CLIPS.is_dir():
+        pytest.skip(f"real clips are not here: {CLIPS} does not exist")
+    return CLIPS

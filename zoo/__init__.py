@@ -1,0 +1,76 @@
+"""Spacetime Zoo: video recognition networks for TensorFlow and Keras 3.
+
+    import zoo
+    model = zoo.load("t_resnet50", num_classes=20)
+
+The systems of Christoph Feichtenhofer's thesis "Deep Learning for Video Recognition".
+"""
+
+import os as _os
+
+_here = _os.path.dirname(_os.path.abspath(__file__))
+if not _os.path.isdir(_os.path.join(_here, "layers")):
+    # A source checkout: layers/, datasets/ and exports/ stand beside this folder.
+    __path__.append(_os.path.dirname(_here))
+
+from zoo.registry import info, list_models, register  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["features", "info", "list_models", "load", "register"]
+
+
+def load(
+    name,
+    weights=None,
+    num_classes=None,
+    classifier_activation="softmax",
+    **options,
+):
+    """Builds a registered model by name, with or without trained weights.
+
+    Args:
+        name: a name of `list_models()`, e.g. "t_resnet50".
+        weights: None for a random start; "imagenet" where `info(name).weights` has
+            it; a path of a `.keras` or `.weights.h5` file or of a folder written by
+            training; or a trained `keras.Model`. Weights of the model's predecessor
+            (`info(name).warm_start`) start it: "resnet50" starts "t_resnet50".
+        num_classes: size of the classifier; None takes that of the weights, or the
+            model's own default. Another size than the weights' gets a new classifier,
+            which is said once.
+        classifier_activation: activation after the averaged scores; None for scores.
+        **options: of this architecture, see `info(name).options`.
+
+    Returns:
+        A functional keras.Model from clips `rgb` [B, T, H, W, 3], RGB 0-255, uint8 or
+        float, any B, T, H, W, to class probabilities [B, num_classes].
+
+    Raises:
+        ValueError: unknown name, option or weights; weights of another architecture.
+        FileNotFoundError: `weights` names no file.
+
+    Source: thesis 7.3.3 for starting a spatiotemporal network from a spatial one.
+    """
+    from zoo.weights.loading import load as load_model
+
+    return load_model(name, weights, num_classes, classifier_activation, **options)
+
+
+def features(model, endpoints):
+    """A model of the same inputs that returns intermediate maps by name.
+
+    Args:
+        model: a model of the zoo.
+        endpoints: names of `info(name).endpoints`, e.g. ["res4", "pool5"].
+
+    Returns:
+        A keras.Model returning {endpoint: tensor}: maps [B, T', H', W', C], and
+        [B, num_classes] for "logits" and "predictions".
+
+    Raises:
+        ValueError: an endpoint the model does not have; the nearest are named.
+
+    Source: layer names of thesis Tables 4.1 and 5.1.
+    """
+    from zoo.models.endpoints import features as model_of
+
+    return model_of(model, endpoints)

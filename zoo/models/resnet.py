@@ -1,0 +1,286 @@
+"""ResNet-50, 101 and 152 applied to every frame of a clip: the spatial baseline.
+
+He, Zhang, Ren, Sun 2015 (arXiv:1512.03385), in the form of their Caffe release, from
+which the thesis starts (chapters 4, 5, 7): stride 2 stands on the first 1x1
+convolution of a stage. Layers carry the names of that release (res4b_branch2a, ...).
+Convolutions have no bias; imported biases are folded into batch normalisation. The
+scores of all frames are averaged before the softmax.
+
+Tensors are clips [B, T, H, W, C] throughout; sizes in comments are for 224 x 224.
+"""
+
+from typing import NamedTuple
+
+import keras
+
+from zoo import layers
+from zoo.registry import register
+
+
+class Stem(NamedTuple):
+    """What differs between releases of the same trunk: mean colour and pool1.
+
+    Source: released code (caffe); keras.applications (keras).
+    """
+
+    mean: tuple  # of R, G, B in 0-255
+    pool_padding: tuple  # (before, after) rows and columns
+
+
+STEMS = {
+    "caffe": Stem((123.1516, 115.9029, 103.0626), (0, 1)),
+    "keras": Stem((123.68, 116.779, 103.939), (1, 1)),
+}
+
+
+class Net(NamedTuple):
+    """Residual units of stages 2-5, and channels inside the units of stage 2.
+
+    Source: He et al. 2015, Table 1; thesis Table 5.1.
+    """
+
+    units: tuple
+    width: int = 64
+
+
+NETS = {
+    "50": Net((3, 4, 6, 3)),
+    "101": Net((3, 4, 23, 3)),
+    "152": Net((3, 8, 36, 3)),
+    "tiny": Net((3, 3, 3, 3), width=8),
+}
+
+
+def require(option, value, accepted):
+    """Raises ValueError unless `value` is one of those accepted (thesis variants)."""
+    if value not in accepted:
+        raise ValueError(
+            f"Unknown {option} {value!r}; accepted are {', '.join(accepted)}."
+        )
+
+
+def unit_names(stage, net):
+    """Names of a stage's units: a, b, c, ...; in deep nets a, b1, b2, ... (Caffe).
+
+    Source: He et al. 2015, Caffe release.
+    """
+    count = net.units[stage - 2]
+    if stage in (3, 4) and net.units[2] > 6:
+        return ["a", *(f"b{i}" for i in range(1, count))]
+    return list("abcdef"[:count])
+
+
+def conv(x, filters, kernel_size, name, strides=1):
+    """Spatial convolution without bias (thesis eq. 7.2)."""
+    return layers.SpatialConv(filters, kernel_size, strides, name=name)(x)
+
+
+def batch_norm(x, name, sub_batch):
+    """Batch normalisation over `sub_batch` clips, or the batch (thesis Table 4.2)."""
+    return layers.SubBatchNormalization(sub_batch, name=name)(x)
+
+
+def relu(x, name=None):
+    """The nonlinearity f of thesis eq. 7.1."""
+    return keras.layers.ReLU(name=name)(x)
+
+
+def spatial_aggregation(x, shortcut, unit, index, sub_batch):
+    """From W1 x to the input of W3: f(W2 f(W1 x)) of thesis eq. 7.3.
+
+    Args:
+        x: W1 x_l [B, T, H, W, C], before batch normalisation.
+        shortcut: x_l, or its projection.
+        unit: name, e.g. "4b". index: 0 for the first unit of the stage.
+        sub_batch: clips per group of batch normalisation.
+
+    Returns:
+        The input of W3, and the shortcut with the same frames.
+    """
+    a = relu(batch_norm(x, f"bn{unit}_branch2a", sub_batch))
+    s = conv(a, x.shape[-1], 3, f"res{unit}_branch2b")
+    return relu(batch_norm(s, f"bn{unit}_branch2b", sub_batch)), shortcut
+
+
+def residual_unit(x, unit, index, width, strides, sub_batch, aggregation, out):
+    """x_{l+1} = f(x_l + F(x_l)), a bottleneck of width C and output 4 C (eq. 7.1).
+
+    Args:
+        x: x_l. unit, index: name and place in the stage.
+        width: C. strides: of the first 1x1 convolution and the projection.
+        sub_batch: clips per group of batch normalisation.
+        aggregation: the part of F between W1 and W3.
+        out: name of the result.
+    """
+    shortcut = x
+    if index == 0:
+        shortcut = conv(x, 4 * width, 1, f"res{unit}_branch1", strides)
+        shortcut = batch_norm(shortcut, f"bn{unit}_branch1", sub_batch)
+    y = conv(x, width, 1, f"res{unit}_branch2a", strides)
+    y, shortcut = aggregation(y, shortcut, unit, index, sub_batch)
+    y = conv(y, 4 * width, 1, f"res{unit}_branch2c")
+    y = batch_norm(y, f"bn{unit}_branch2c", sub_batch)
+    return relu(keras.layers.Add(name=f"res{unit}_sum")([shortcut, y]), out)
+
+
+def trunk(rgb, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregation):
+    """Everything up to res5: RGB [B, T, H, W, 3] -> [B, T, H/32, W/32, 32 width].
+
+    Args:
+        rgb: the input tensor, RGB 0-255.
+        net: a `Net`. stem: a key of `STEMS`.
+        sub_batch: clips per group of batch normalisation, None for the whole batch.
+        aggregation: the part of a residual unit between its 1x1 convolutions.
+
+    Raises:
+        ValueError: unknown stem.
+
+    Source: He et al. 2015, Table 1; thesis Table 5.1.
+    """
+    require("stem", stem, STEMS)
+    mean, pool_padding = STEMS[stem]
+    x = layers.RGBNormalization(mean, name="rgb_normalization")(rgb)
+    x = conv(x, net.width, 7, "conv1_conv", strides=2)  # 112
+    x = relu(batch_norm(x, "bn_conv1", sub_batch), "conv1")
+    x = layers.SpatialMaxPooling(3, 2, pool_padding, name="pool1")(x)  # 56
+    for stage in (2, 3, 4, 5):  # 56, 28, 14, 7
+        names = unit_names(stage, net)
+        for index, letter in enumerate(names):
+            x = residual_unit(
+                x,
+                unit=f"{stage}{letter}",
+                index=index,
+                width=net.width * 2 ** (stage - 2),
+                strides=2 if stage > 2 and index == 0 else 1,
+                sub_batch=sub_batch,
+                aggregation=aggregation,
+                out=f"res{stage}" if letter == names[-1] else f"res{stage}{letter}",
+            )
+    return x
+
+
+def classifier(x, num_classes, activation):
+    """Scores at every position of [B, T', H', W', C], averaged -> [B, num_classes].
+
+    Averaging raw scores over frames and positions, then the activation: thesis 7.3.3.
+
+    Raises:
+        ValueError: a number of classes that is not a positive integer.
+    """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"num_classes must be a positive integer, got {num_classes!r}; for "
+            "features without a classifier use zoo.features(model, ['pool5'])."
+        )
+    initializer = keras.initializers.RandomNormal(stddev=0.01)
+    x = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="fc")(x)
+    x = keras.layers.GlobalAveragePooling3D(dtype="float32", name="logits")(x)
+    return keras.layers.Activation(activation, dtype="float32", name="predictions")(x)
+
+
+def resnet(
+    name, net, num_classes, classifier_activation, *, stem="caffe", sub_batch=None
+):
+    """The frame-wise network: trunk, pool5, scores averaged over frames.
+
+    Args:
+        name: of the model. net: a `Net`.
+        num_classes, classifier_activation: of the classifier.
+        stem: "caffe" (He's release) or "keras" (keras.applications), see `STEMS`.
+        sub_batch: clips per group of batch normalisation, None for the whole batch.
+
+    Raises:
+        ValueError: unknown stem.
+
+    Source: He et al. 2015; the baseline ResNet of thesis Tables 7.2 and 7.3.
+    """
+    rgb = keras.Input((None, None, None, 3), name="rgb")
+    x = trunk(rgb, net, stem, sub_batch)
+    x = layers.SlidingAveragePooling(7, name="pool5")(x)
+    outputs = classifier(x, num_classes, classifier_activation)
+    return keras.Model(rgb, outputs, name=name)
+
+
+ENDPOINTS = (
+    "conv1", "res2", "res3", "res4", "res5", "pool5", "logits", "predictions",
+)  # fmt: skip
+RGB = "[B, T, H, W, 3] RGB, 0-255, uint8 or float; normalised inside"
+FACTS = {
+    "architecture": resnet,
+    "task": "classification",
+    "section": "7.5 (ResNet)",
+    "inputs": {"rgb": RGB},
+    "endpoints": ENDPOINTS,
+    "clip": (16, 224, 224),
+    "weights": ("imagenet",),
+}
+
+
+@register(
+    parameters=25_557_032,
+    multiply_adds=61.7,
+    receptive_field={
+        "res2": (1, 35),
+        "res3": (1, 99),
+        "res4": (1, 291),
+        "res5": (1, 483),
+    },
+    **FACTS,
+)
+def resnet50(num_classes=1000, classifier_activation="softmax", **options):
+    """ResNet-50 on every frame, scores averaged (He et al. 2015; thesis 7.5)."""
+    return resnet("resnet50", NETS["50"], num_classes, classifier_activation, **options)
+
+
+@register(
+    parameters=44_549_160,
+    multiply_adds=121.1,
+    receptive_field={
+        "res2": (1, 35),
+        "res3": (1, 99),
+        "res4": (1, 835),
+        "res5": (1, 1027),
+    },
+    **FACTS,
+)
+def resnet101(num_classes=1000, classifier_activation="softmax", **options):
+    """ResNet-101 on every frame, scores averaged (He et al. 2015)."""
+    return resnet(
+        "resnet101", NETS["101"], num_classes, classifier_activation, **options
+    )
+
+
+@register(
+    parameters=60_192_808,
+    multiply_adds=180.5,
+    receptive_field={
+        "res2": (1, 35),
+        "res3": (1, 163),
+        "res4": (1, 1315),
+        "res5": (1, 1507),
+    },
+    **FACTS,
+)
+def resnet152(num_classes=1000, classifier_activation="softmax", **options):
+    """ResNet-152 on every frame, scores averaged (He et al. 2015)."""
+    return resnet(
+        "resnet152", NETS["152"], num_classes, classifier_activation, **options
+    )
+
+
+@register(
+    parameters=318_288,
+    multiply_adds=0.0389,
+    receptive_field={
+        "res2": (1, 35),
+        "res3": (1, 83),
+        "res4": (1, 179),
+        "res5": (1, 371),
+    },
+    **{**FACTS, "clip": (8, 64, 64), "weights": ()},
+)
+def resnet_tiny(num_classes=8, classifier_activation="softmax", **options):
+    """The frame-wise network in small, for tests and synthetic scenes (thesis 7.5)."""
+    return resnet(
+        "resnet_tiny", NETS["tiny"], num_classes, classifier_activation, **options
+    )

@@ -1,0 +1,231 @@
+"""T-ResNet: temporal residual networks for dynamic scene recognition.
+
+Thesis chapter 7 (Feichtenhofer, Pinz, Wildes, CVPR 2017). A ResNet applied to the
+frames of a clip in which the first and third residual unit of every stage filter over
+time as well: a temporal convolution on the reduced features, in parallel with the
+spatial 3x3 convolution, scaled by a small affine S_l (eq. 7.6). Features are averaged
+over space, then the maximum over all frames is classified (eq. 7.7).
+
+    x_l --W1--+-- BN f -- W2 3x3 -- BN f ------+-- W3 -- BN --+-- f -- x_{l+1}
+       \\      \\-- BN f -- W_t 1x1x3 + b -- f -- S_l           |
+        \\-----------------------------------------------------/
+
+Tensors are clips [B, T, H, W, C]. With S_l at zero the network is the ResNet it was
+started from, on every frame.
+"""
+
+from functools import partial
+
+import keras
+
+from zoo import layers
+from zoo.models.resnet import (
+    ENDPOINTS,
+    NETS,
+    RGB,
+    batch_norm,
+    classifier,
+    conv,
+    relu,
+    require,
+    spatial_aggregation,
+    trunk,
+)
+from zoo.registry import register
+
+UNITS_WITH_TIME = (0, 2)  # "every first and third residual unit at each conv stage"
+
+
+def thesis_unit(x, shortcut, unit, index, sub_batch, scale, padding):
+    """S_l f(x_t) + f(W2 f(x_1)), with x_t = W_t f(x_1) + b (eq. 7.5 and 7.6).
+
+    The temporal block is in pre-activation order (7.3.3): it normalises x_1 for
+    itself, and nothing follows its convolution but the nonlinearity of eq. 7.6.
+
+    Args:
+        x: x_1 = W1 x_l [B, T, H, W, C], before batch normalisation.
+        shortcut, unit, index, sub_batch: as in `resnet.spatial_aggregation`.
+        scale: initial value of S_l.
+        padding: of the temporal convolution, "same" or "valid".
+    """
+    s, _ = spatial_aggregation(x, shortcut, unit, index, sub_batch)
+    x_t = relu(batch_norm(x, f"conv_time_res{unit}_branch2a_bn", sub_batch))
+    x_t = temporal_conv(x_t, unit, padding)
+    x_t = affine_scale(relu(x_t), unit, scale)
+    s, shortcut = keep_centre(padding, s, shortcut)
+    return keras.layers.Add(name=f"conv_time_res{unit}_sum")([s, x_t]), shortcut
+
+
+def release_unit(x, shortcut, unit, index, sub_batch, scale, padding):
+    """The unit of the released code: the branches join before W2's normalisation.
+
+    With a = f(W1 x_l): f(BN(W2 a + S_l (W_t f(BN(a)) + b))). Arguments as `thesis_unit`.
+    """
+    a = relu(batch_norm(x, f"bn{unit}_branch2a", sub_batch))
+    s = conv(a, x.shape[-1], 3, f"res{unit}_branch2b")
+    x_t = relu(batch_norm(a, f"conv_time_res{unit}_branch2b_bn", sub_batch))
+    x_t = affine_scale(temporal_conv(x_t, unit, padding), unit, scale)
+    s, shortcut = keep_centre(padding, s, shortcut)
+    u = keras.layers.Add(name=f"conv_time_res{unit}_sum")([s, x_t])
+    return relu(batch_norm(u, f"bn{unit}_branch2b", sub_batch)), shortcut
+
+
+UNITS = {"thesis": thesis_unit, "release": release_unit}
+
+
+def temporal_conv(x, unit, padding):
+    """W_t, 1x1x3 from random weights, and b = 0 (eq. 7.4)."""
+    name = f"conv_time_res{unit}_branch2b"
+    return layers.TemporalConv(taps=3, padding=padding, name=name)(x)
+
+
+def affine_scale(x, unit, scale):
+    """The channel-wise affine scaling S_l of eq. 7.6."""
+    name = f"conv_time_res{unit}_branch2b_scale"
+    return layers.ChannelScale(scale, name=name)(x)
+
+
+def keep_centre(padding, *maps):
+    """The frames that a temporal convolution without padding leaves (7.3.2)."""
+    if padding == "same":
+        return maps
+    return [keras.layers.Cropping3D(((1, 1), (0, 0), (0, 0)))(x) for x in maps]
+
+
+def temporal_aggregation(x, shortcut, unit, index, sub_batch, spatiotemporal):
+    """The spatiotemporal unit for the first and third of a stage, else the spatial."""
+    aggregate = spatiotemporal if index in UNITS_WITH_TIME else spatial_aggregation
+    return aggregate(x, shortcut, unit, index, sub_batch)
+
+
+def t_resnet(
+    name,
+    net,
+    num_classes,
+    classifier_activation,
+    *,
+    unit="thesis",
+    temporal_scale=0.01,
+    temporal_padding="same",
+    temporal_pooling="max",
+    stem="caffe",
+    sub_batch=None,
+):
+    """The network of section 7.3: trunk, average over space, maximum over time.
+
+    Args:
+        name: of the model. net: a `resnet.Net`.
+        num_classes, classifier_activation: of the classifier.
+        unit: "thesis" (eq. 7.6) or "release" (the released code).
+        temporal_scale: initial value of S_l; zero leaves the spatial network.
+        temporal_padding: "same", or "valid" (2.4 % worse in 7.3.2), which takes two
+            frames per spatiotemporal unit: 17 frames at least for 50 layers.
+        temporal_pooling: "max" (eq. 7.7) or "average" (2 % worse in 7.3.2).
+        stem: "caffe" or "keras", see `resnet.STEMS`.
+        sub_batch: clips per group of batch normalisation, None for the whole batch.
+
+    Raises:
+        ValueError: an unknown unit, stem, padding or pooling.
+
+    Source: thesis 7.3.
+    """
+    require("unit", unit, UNITS)
+    require("temporal_pooling", temporal_pooling, ("max", "average"))
+    spatiotemporal = partial(
+        UNITS[unit], scale=temporal_scale, padding=temporal_padding
+    )
+    aggregation = partial(temporal_aggregation, spatiotemporal=spatiotemporal)
+    rgb = keras.Input((None, None, None, 3), name="rgb")
+    x = trunk(rgb, net, stem, sub_batch, aggregation)
+    x = layers.SlidingAveragePooling(7, name="pool5")(x)
+    if temporal_pooling == "max":  # else the classifier averages scores, and is linear
+        x = layers.TemporalMaxPooling(name="pool5_time")(x)
+    outputs = classifier(x, num_classes, classifier_activation)
+    return keras.Model(rgb, outputs, name=name)
+
+
+FACTS = {
+    "architecture": t_resnet,
+    "task": "classification",
+    "section": "7.3",
+    "inputs": {"rgb": RGB},
+    "endpoints": ENDPOINTS,
+    "clip": (16, 224, 224),
+    "weights": ("imagenet",),
+}
+
+
+@register(
+    parameters=25_647_572,
+    multiply_adds=66.6,
+    receptive_field={
+        "res2": (5, 35),
+        "res3": (9, 99),
+        "res4": (13, 291),
+        "res5": (17, 483),
+    },
+    warm_start="resnet50",
+    **FACTS,
+)
+def t_resnet50(num_classes=20, classifier_activation="softmax", **options):
+    """T-ResNet-50, the network of chapter 7 (thesis 7.3; 20 classes of YUP++)."""
+    return t_resnet(
+        "t_resnet50", NETS["50"], num_classes, classifier_activation, **options
+    )
+
+
+@register(
+    parameters=44_639_700,
+    multiply_adds=126.0,
+    receptive_field={
+        "res2": (5, 35),
+        "res3": (9, 99),
+        "res4": (13, 835),
+        "res5": (17, 1027),
+    },
+    warm_start="resnet101",
+    **FACTS,
+)
+def t_resnet101(num_classes=20, classifier_activation="softmax", **options):
+    """T-ResNet on a ResNet-101 (thesis 7.3 applied to the deeper trunk)."""
+    return t_resnet(
+        "t_resnet101", NETS["101"], num_classes, classifier_activation, **options
+    )
+
+
+@register(
+    parameters=60_283_348,
+    multiply_adds=185.4,
+    receptive_field={
+        "res2": (5, 35),
+        "res3": (9, 163),
+        "res4": (13, 1315),
+        "res5": (17, 1507),
+    },
+    warm_start="resnet152",
+    **FACTS,
+)
+def t_resnet152(num_classes=20, classifier_activation="softmax", **options):
+    """T-ResNet on a ResNet-152 (thesis 7.3 applied to the deeper trunk)."""
+    return t_resnet(
+        "t_resnet152", NETS["152"], num_classes, classifier_activation, **options
+    )
+
+
+@register(
+    parameters=352_128,
+    multiply_adds=0.042,
+    receptive_field={
+        "res2": (5, 35),
+        "res3": (9, 83),
+        "res4": (13, 179),
+        "res5": (17, 371),
+    },
+    warm_start="resnet_tiny",
+    **{**FACTS, "clip": (8, 64, 64), "weights": ()},
+)
+def t_resnet_tiny(num_classes=8, classifier_activation="softmax", **options):
+    """T-ResNet in small, for tests and the synthetic scenes (thesis 7.3)."""
+    return t_resnet(
+        "t_resnet_tiny", NETS["tiny"], num_classes, classifier_activation, **options
+    )

@@ -1,0 +1,151 @@
+"""Building a model by name and finding the weights it starts from.
+
+Source: thesis 7.3.3 (a spatiotemporal network starts from its spatial predecessor).
+"""
+
+from pathlib import Path
+
+import h5py
+import keras
+
+from zoo import registry
+from zoo.weights import folder, keras_applications
+from zoo.weights.transfer import Weights, transfer, weights_of
+
+
+def load(name, weights, num_classes, classifier_activation, **options):
+    """Builds model `name` and fills it from `weights`; arguments as `zoo.load`.
+
+    Source: thesis 7.3.3.
+    """
+    info = registry.info(name)
+    arguments = {"classifier_activation": classifier_activation, **options}
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    if weights is None:
+        return registry.build(name, **arguments)
+    found = find(info, weights)
+    if found.num_classes is not None:
+        arguments.setdefault("num_classes", found.num_classes)
+    for option, value in found.options.items():
+        if option in info.options:
+            _require_same(
+                name, found, option, value, arguments.setdefault(option, value)
+            )
+    model = registry.build(name, **arguments)
+    transfer(found, model)
+    return model
+
+
+def find(info, weights):
+    """The `Weights` that the argument `weights` of `zoo.load` stands for.
+
+    Args:
+        info: `ModelInfo` of the model to load. weights: as in `zoo.load`, not None.
+
+    Raises:
+        ValueError: a file that holds no weights.
+        FileNotFoundError: neither a name of weights nor an existing path.
+
+    Source: thesis 7.3.3.
+    """
+    if isinstance(weights, keras.Model):
+        return weights_of(weights, _stem_of(weights))
+    if not isinstance(weights, str | Path):
+        raise ValueError(
+            f"weights must be None, a name, a path or a keras.Model, got {weights!r}."
+        )
+    if weights in info.weights:
+        return keras_applications.imagenet(info.warm_start or info.name, weights)
+    path = Path(weights).expanduser()
+    if not path.exists():
+        names = ", ".join(map(repr, info.weights)) or "none"
+        raise FileNotFoundError(
+            f"No weights {str(weights)!r} for {info.name}: neither a known name "
+            f"({names}) nor an existing file. Pass a .keras or .weights.h5 file, a "
+            "folder written by training, or a keras.Model."
+        )
+    return _read(info, path)
+
+
+def _read(info, path):
+    if path.is_dir():
+        record = folder.load_record(path)
+        found = read_h5(path / folder.WEIGHTS)
+        return Weights(f"{path} ({record.name})", found.layers, record.options)
+    if path.name.endswith(".keras"):
+        model = _load_keras(path)
+        return weights_of(model, _stem_of(model))
+    if path.name.endswith(".weights.h5"):
+        return read_h5(path)
+    if path.suffix == ".h5" and "imagenet" in info.weights:
+        return keras_applications.imagenet(info.warm_start or info.name, path)
+    raise ValueError(
+        f"{path}: unknown kind of weights; accepted are .keras, .weights.h5, the .h5 "
+        "files of keras.applications, and folders written by training."
+    )
+
+
+def read_h5(path):
+    """The weights in a `.weights.h5` file of Keras, by the names of its layers.
+
+    Args:
+        path: of a file that `model.save_weights` wrote.
+
+    Returns:
+        A `Weights`; what the file does not say, such as the stem, is left open.
+
+    Raises:
+        ValueError: no HDF5 file, a truncated one, or one without named layers.
+        FileNotFoundError: no such file.
+
+    Source: the file format is Keras' (3.15): layers/<class>/vars with the attribute
+    `name` and the arrays 0, 1, ... in the order of `layer.weights`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a .weights.h5 file.")
+    try:
+        with h5py.File(path) as file:
+            groups = [group.get("vars", {}) for group in file["layers"].values()]
+            layers = {
+                group.attrs["name"]: [group[str(i)][()] for i in range(len(group))]
+                for group in groups
+                if len(group)
+            }
+    except (OSError, KeyError) as error:
+        with open(path, "rb") as file:
+            start = file.read(24)
+        raise ValueError(
+            f"{path} is not a readable .weights.h5 file of Keras ({error}); it begins "
+            f"with {start!r}, HDF5 with b'\\x89HDF'. Download or save it again."
+        ) from error
+    return Weights(str(path), layers)
+
+
+def _load_keras(path):
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is not a readable .keras model: {reason}") from error
+
+
+def _stem_of(model):
+    """The stem a model was built with, read off its layers."""
+    from zoo.models.resnet import STEMS
+
+    layers = {layer.name: layer for layer in model.layers}
+    if not {"rgb_normalization", "pool1"} <= set(layers):
+        return {}
+    stem = (layers["rgb_normalization"].mean, layers["pool1"].padding)
+    return {"stem": name for name, known in STEMS.items() if known == stem}
+
+
+def _require_same(name, found, option, trained, wanted):
+    # Weights mean something else after another normalisation or pooling alignment.
+    if option == "stem" and trained != wanted:
+        raise ValueError(
+            f"The weights of {found.origin} were trained with {option}={trained!r}, "
+            f"{name} was asked for with {option}={wanted!r}; leave the option out."
+        )

@@ -1,0 +1,41 @@
+"""From video files to batches: decoding, sampling, augmentation, lists, pipelines.
+
+    from zoo.datasets import ClipSpec, VideoList, training_dataset
+    videos = VideoList.from_folder("YUP2")
+    train, test = videos.split(0.1)
+    dataset = training_dataset(train, batch_size=8, spec=ClipSpec(frames=16))
+
+The pipeline is that of thesis 7.3.3. Names are imported on first use, so that reading
+videos (``zoo.datasets.video``) doesn't load TensorFlow.
+"""
+
+import importlib
+
+_HOMES = {
+    "ClipSpec": "pipeline",
+    "FrameCache": "pipeline",
+    "Skipped": "pipeline",
+    "steps_per_epoch": "pipeline",
+    "test_videos": "pipeline",
+    "training_dataset": "pipeline",
+    "Video": "video",
+    "VideoError": "video",
+    "VideoInfo": "video",
+    "VideoList": "listing",
+    "probe": "video",
+    "read_video": "video",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; it has {__all__}"
+        )
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,161 @@
+"""The served function: uint8 clips in, scores, top classes and labels out.
+
+Source: the test-time network of thesis 7.3.3; the wiring is TensorFlow's own guide,
+tensorflow.org/guide/saved_model.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+from keras import ops
+
+from zoo.layers.clip_view import take_frames
+
+INPUT = "clips"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What a served model promises, and how much a request may ask of it.
+
+    Attributes:
+        labels: names of the classes in order; empty for "class_0", "class_1", ...
+        frames: number of equally spaced frames taken from a clip.
+        shorter_side: to which they are resized, in pixels.
+        flip: average the raw scores over the frames and their mirror images.
+        top_k: number of best classes returned, at most the number of classes.
+        max_pixels: that a request may send, B x T x H x W; three bytes each. The
+            default is 1.6 GB, e.g. one clip of 1,700 frames of 640 x 480.
+        max_view_pixels: that the network may see of it after sampling and resizing,
+            B x frames x H' x W'; memory and time go with it. The default holds 18
+            clips of 16 frames of 256 x 455. A thin frame is large here, since its
+            shorter side is stretched.
+        provenance: what else to write into zoo.json, e.g. the options of the model
+            and the data it was trained on; anything that JSON can hold.
+
+    Raises:
+        ValueError: a number that is no positive integer, or labels that are no names.
+
+    Source: thesis 7.3.3 for the view; the rest is arithmetic.
+    """
+
+    labels: tuple = ()
+    frames: int = 16
+    shorter_side: int = 256
+    flip: bool = True
+    top_k: int = 5
+    max_pixels: int = 2**29
+    max_view_pixels: int = 2**25
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        numbers = "frames", "shorter_side", "top_k", "max_pixels", "max_view_pixels"
+        for name in numbers:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be an integer of at least 1, got {value!r}."
+                )
+        if isinstance(self.labels, str):
+            raise ValueError(
+                f"labels must be a sequence of names, got the string {self.labels!r}."
+            )
+        object.__setattr__(self, "labels", tuple(self.labels))
+        for label in self.labels:
+            if not (isinstance(label, str) and label.strip()):
+                raise ValueError(f"labels must be names, not empty; got {label!r}.")
+
+
+def signature(network, contract):
+    """Traces the served function of a network.
+
+    The weights are plain tf.Variables holding copies of the network's values, and the
+    network computes with them statelessly. A Keras model as an attribute would be
+    saved in a form that TensorFlow Serving cannot load, and variables created
+    under tf.distribute are one per replica; the copies have neither problem.
+
+    Args:
+        network: of `zoo.models.testing.video_classifier`.
+        contract: `Contract` with one label per class, by which `network` was made.
+
+    Returns:
+        The tf.Module that owns the weights, and the concrete function; together they
+        are what tf.saved_model.save takes.
+
+    Source: thesis 7.3.3.
+    """
+    module = tf.Module()
+    module.trained = _copies(network.trainable_variables)
+    module.fixed = _copies(network.non_trainable_variables)
+
+    def serve(clips):
+        clips = _checked(clips, contract)
+        # Sampled while it is bytes; a long video is never converted whole.
+        clips = take_frames(clips, contract.frames)
+        outputs, _ = network.stateless_call(
+            module.trained, module.fixed, clips, training=False
+        )
+        return _named(outputs, contract)
+
+    spec = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name=INPUT)
+    function = tf.function(serve, input_signature=[spec], autograph=False)
+    # The concrete function: given the other, tf.saved_model.save traces it again.
+    return module, function.get_concrete_function()
+
+
+def _copies(variables):
+    """Plain variables of the same values, the mean over replicas where they differ."""
+    return [
+        tf.Variable(ops.convert_to_numpy(v), trainable=False, name=v.path)
+        for v in variables
+    ]
+
+
+def _named(outputs, contract):
+    """The outputs of the signature, see docs/serving.md."""
+    logits, scores = outputs["logits"], outputs["predictions"]
+    # Ranked by raw score: probabilities can be equal where they round to 0 or 1.
+    _, classes = tf.math.top_k(logits, k=min(contract.top_k, len(contract.labels)))
+    return {
+        "scores": scores,
+        "logits": logits,
+        "classes": classes,
+        "labels": tf.gather(tf.constant(contract.labels), classes),
+        "top_scores": tf.gather(scores, classes, batch_dims=1),
+    }
+
+
+def _checked(clips, contract):
+    """`clips`, after assertions that run in the server."""
+    # C++ sessions do not compare what is fed with the shape that was declared; this
+    # operation forgets the declaration, so that the assertions see the true shape.
+    fed = tf.raw_ops.PlaceholderWithDefault(input=clips, shape=None)
+    shape = tf.shape(fed, out_type=tf.int64)
+    # The graph's optimiser remembers it still and would put 5 for tf.rank; the number
+    # of axes longer than 0 has to be counted.
+    axes = tf.math.count_nonzero(shape > 0)
+    facts = [[tf.equal(axes, 5)], shape > 0, tf.equal(shape[-1:], 3)]
+    is_clip = tf.reduce_all(tf.concat(facts, 0))
+    expected = (
+        f"`{INPUT}` must be uint8 [batch, frames, height, width, 3], RGB, with no "
+        "axis of length 0, e.g. one clip of shape [1, 16, 240, 320, 3]; got shape:"
+    )
+    check = tf.debugging.Assert(is_clip, [expected, shape], summarize=8)
+    with tf.control_dependencies([check]):
+        batch, time, height, width, _ = tf.unstack(tf.identity(shape), num=5)
+    pixels = batch * time * height * width
+    shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
+    side = contract.shorter_side
+    view = batch * contract.frames * side * (side * longer // shorter)
+    too_large = (
+        f"The request is too large: at most {contract.max_pixels} pixels may be sent "
+        f"and {contract.max_view_pixels} remain after taking {contract.frames} frames "
+        f"and resizing them to a shorter side of {side}; send fewer or smaller clips, "
+        "or export with other limits. Got shape, pixels sent, pixels remaining:"
+    )
+    fits = tf.logical_and(
+        pixels <= contract.max_pixels, view <= contract.max_view_pixels
+    )
+    check = tf.debugging.Assert(fits, [too_large, shape, pixels, view], summarize=8)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(tf.identity(fed), (None, None, None, None, 3))

@@ -1,0 +1,158 @@
+"""Comparing an export with the network it was made from, before it is published.
+
+Source: thesis 7.3.3 for the network; the house rule that nothing is served unchecked.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+TOLERANCE = 1e-5  # of the largest raw score, or of 1 if that is less
+# bfloat16 keeps 8 binary digits and float16 11; how a server's compiler groups
+# operations decides what is rounded, and errors of single operations add up.
+HALF_TOLERANCE = 2**-5
+SCRIPT = Path(__file__).with_name("fresh_process.py")
+
+
+class VerificationError(RuntimeError):
+    """An export that does not compute what its network computes, or does not load.
+
+    Source: none; see the module.
+    """
+
+
+def verify(folder, network, function, labels):
+    """Raises unless an export gives the network's own outputs in a fresh process.
+
+    The process uses the loader of TensorFlow Serving, on the CPU, and cannot import
+    the zoo. Outputs may differ by 1e-5 of the largest raw score (of 1 if that is
+    less). A network that computes in half precision may differ by 1/32, since rounding
+    depends on the order of operations; its traced function by 1e-5 all the same.
+
+    Args:
+        folder: of the SavedModel.
+        network: of `zoo.models.testing.video_classifier`.
+        function: its concrete function, see `zoo.exports.signature`.
+        labels: one string per class.
+
+    Returns:
+        The largest difference from the network, in raw scores and probabilities.
+
+    Raises:
+        VerificationError: it does not load, or the outputs differ.
+
+    Source: thesis 7.3.3 for the network.
+    """
+    clips = np.random.default_rng(0).integers(0, 256, (1, 5, 48, 64, 3), np.uint8)
+    with tf.device("/CPU:0"):  # a GPU rounds otherwise
+        outputs = network(clips, training=False)
+        traced = function(clips=tf.constant(clips))
+    expected = {"logits": outputs["logits"], "scores": outputs["predictions"]}
+    got = run_in_fresh_process(folder, clips, scratch=folder)
+    compare({key: traced[key] for key in expected}, got, labels, TOLERANCE)
+    return compare(expected, got, labels, tolerance(network))
+
+
+def tolerance(network):
+    """What outputs may differ by, relative to the raw scores (see `verify`).
+
+    Source: the formats' precision, IEEE 754 and bfloat16.
+    """
+    half = compute_dtypes(network) & {"float16", "bfloat16"}
+    return HALF_TOLERANCE if half else TOLERANCE
+
+
+def compute_dtypes(network):
+    """The types in which the layers of a network compute, nested ones included.
+
+    Source: keras.DTypePolicy.
+    """
+    nested = [x for x in network.layers if isinstance(x, keras.Model)]
+    own = {layer.compute_dtype for layer in network.layers if layer not in nested}
+    return own.union(*(compute_dtypes(model) for model in nested))
+
+
+def compare(expected, got, labels, relative):
+    """The largest difference of `scores` and `logits`; see `verify`.
+
+    Args:
+        expected: {"scores", "logits"} of the network, float [B, K].
+        got: all outputs of the signature.
+        labels: one string per class.
+        relative: accepted difference, as part of the largest raw score.
+
+    Raises:
+        VerificationError: a larger difference, a value that is not finite, or classes,
+            labels and top scores that do not belong together.
+
+    Source: none; see the module.
+    """
+    expected = {key: np.asarray(value) for key, value in expected.items()}
+    if not all(np.isfinite(value).all() for value in expected.values()):
+        raise VerificationError(
+            "The model itself returns scores that are not finite, so there is nothing "
+            "to serve. Check its weights, e.g. for a training that diverged."
+        )
+    accepted = relative * max(1.0, float(np.abs(expected["logits"]).max()))
+    difference = 0.0
+    for key, value in expected.items():
+        apart = np.abs(value - got[key]).max()
+        if not apart <= accepted:  # also if it is not a number
+            raise VerificationError(
+                f"The export's `{key}` differ from the model's by {apart:.3g}, "
+                f"accepted is {accepted:.3g}. It was not published."
+            )
+        difference = max(difference, float(apart))
+    top = np.take_along_axis(got["scores"], got["classes"], axis=1)
+    names = np.asarray(labels)[got["classes"]]
+    if not (np.array_equal(top, got["top_scores"]) and (names == got["labels"]).all()):
+        raise VerificationError(
+            "The export's classes, labels and top_scores do not belong together. "
+            "It was not published."
+        )
+    return difference
+
+
+def run_in_fresh_process(folder, clips, scratch=None):
+    """Outputs of the signature, computed by `fresh_process.py`.
+
+    Args:
+        folder: of the SavedModel.
+        clips: uint8 [B, T, H, W, 3].
+        scratch: folder for temporary files; None takes the system's.
+
+    Returns:
+        {output: array}.
+
+    Raises:
+        VerificationError: the process failed; the message ends with its own.
+
+    Source: tensorflow.org/guide/saved_model.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "CUDA_VISIBLE_DEVICES": "-1",  # this process may hold all of its memory
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    with tempfile.TemporaryDirectory(dir=scratch) as scratch:
+        given, outputs = os.path.join(scratch, "in.npy"), f"{scratch}/out.npz"
+        np.save(given, clips)
+        command = [sys.executable, "-P", SCRIPT, folder, given, outputs]
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=1800
+        )
+        if process.returncode:
+            raise VerificationError(
+                "The export does not run in a fresh process with TensorFlow alone "
+                f"(exit status {process.returncode}), so it was not published. The "
+                f"process said:\n{process.stderr[-3000:]}"
+            )
+        with np.load(outputs) as arrays:
+            return dict(arrays)

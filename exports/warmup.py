@@ -1,0 +1,49 @@
+"""The request that TensorFlow Serving replays when it loads a version.
+
+Without it the first client waits until the graph is optimised and memory is taken.
+Serving reads `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
+PredictionLog messages. All their fields here are strings and messages, which protocol
+buffers write alike, so that no package of TensorFlow Serving is needed.
+
+Source: tensorflow.org/tfx/serving/saved_model_warmup; the field numbers are those of
+tensorflow_serving/apis: prediction_log.proto, predict.proto and model.proto;
+protobuf.dev/programming-guides/encoding.
+"""
+
+import tensorflow as tf
+
+FILE = "tf_serving_warmup_requests"
+
+
+def write(path, model, shape):
+    """Writes a file with one request: a grey clip, a hundred bytes whatever its size.
+
+    Args:
+        path: of the file.
+        model: name under which it is served.
+        shape: of the clip, (B, T, H, W, 3).
+
+    Source: tensorflow.org/tfx/serving/saved_model_warmup.
+    """
+    # One value stands for all: a TensorProto repeats its last.
+    clip = tf.make_tensor_proto(128, tf.uint8, shape).SerializeToString()
+    model_spec = _field(1, model.encode()) + _field(3, b"serving_default")
+    entry = _field(1, b"clips") + _field(2, clip)
+    predict_request = _field(1, model_spec) + _field(2, entry)
+    predict_log = _field(1, predict_request)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(_field(6, predict_log))
+
+
+def _field(number, content):
+    """A string or message field: its tag, its length, its bytes."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number):
+    """Seven bits a byte, the lowest first, the eighth bit set while more follow."""
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*encoded, number])

@@ -1,0 +1,562 @@
+"""Exports: the same numbers in a fresh process, whole or not at all, clear errors."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+import zoo
+from tests.c_api import fields
+from zoo.exports import Contract, export, load_exported, publish, verification
+from zoo.exports import folder as folders
+from zoo.exports import saved_model as exporting
+from zoo.exports.verification import VerificationError
+from zoo.models.resnet import Net
+from zoo.models.t_resnet import t_resnet
+from zoo.models.testing import video_classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = ("Fußgänger, left", "fountain", "sky clouds", "a", "b", "c", "d", "e")
+SIZES = {
+    "batch": (3, 7, 40, 56, 3),
+    "one frame": (1, 1, 64, 64, 3),
+    "long portrait": (1, 41, 90, 30, 3),
+    "one pixel": (1, 1, 1, 1, 3),
+    "wide": (1, 3, 20, 100, 3),
+}
+GOLDEN = {
+    "inputs": {"clips": ("uint8", (None, None, None, None, 3))},
+    "outputs": {
+        "scores": ("float32", (None, 8)),
+        "logits": ("float32", (None, 8)),
+        "classes": ("int32", (None, 5)),
+        "labels": ("string", (None, 5)),
+        "top_scores": ("float32", (None, 5)),
+    },
+}
+# A process that has TensorFlow, but no zoo and no code of it.
+BOTH_LOADERS = """
+    import sys
+    sys.modules["zoo"] = None
+    import numpy as np
+    import tensorflow as tf
+
+    export, requests, results = sys.argv[1:]
+    clips = dict(np.load(requests))
+    out = {}
+    loaded = tf.saved_model.load(export).signatures["serving_default"]
+    for key, value in clips.items():
+        for name, tensor in loaded(clips=tf.constant(value)).items():
+            out[f"python/{key}/{name}"] = tensor.numpy()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], export)
+        signature = graph.signature_def["serving_default"]
+        fetches = {k: v.name for k, v in signature.outputs.items()}
+        for key, value in clips.items():
+            feeds = {signature.inputs["clips"].name: value}
+            for name, array in session.run(fetches, feeds).items():
+                out[f"session/{key}/{name}"] = array
+    for key in list(out):
+        if key.endswith("labels"):
+            out[key] = np.char.decode(out[key].astype("S"), "utf-8")
+    assert not [m for m in sys.modules if m.startswith("zoo.")]
+    np.savez(results, **out)
+"""
+
+
+def enliven(model):
+    """Random statistics and a classifier whose raw scores are about 3 at most."""
+    rng = np.random.default_rng(1)
+    for v in model.variables:
+        if "moving_variance" in v.path:
+            v.assign(rng.uniform(0.5, 2, v.shape))
+        elif "moving_mean" in v.path or "beta" in v.path:
+            v.assign(rng.normal(0, 0.3, v.shape))
+    clip = rng.integers(0, 256, (1, 2, 64, 64, 3)).astype("float32")
+    pooled = zoo.features(model, ["pool5"])(clip)["pool5"].numpy().max()
+    kernel = model.get_layer("fc").kernel
+    kernel.assign(rng.normal(0, 3, kernel.shape) / pooled / kernel.shape[0] ** 0.5)
+    return model
+
+
+def thin(num_classes=3):
+    """A T-ResNet of one unit per stage and 4 channels: exports take a second."""
+    return t_resnet("thin", Net((1, 1, 1, 1), 4), num_classes, "softmax")
+
+
+def mini():
+    """The smallest network with the endpoints of a classifier."""
+    rgb = keras.Input((None, None, None, 3), name="rgb")
+    x = keras.layers.Dense(2)(rgb)
+    x = keras.layers.GlobalAveragePooling3D(name="logits")(x)
+    x = keras.layers.Activation("softmax", name="predictions")(x)
+    return keras.Model(rgb, x, name="mini")
+
+
+SMALL = {"frames": 4, "shorter_side": 64}
+SMALLER = {"frames": 2, "shorter_side": 32}
+QUICK = {"frames": 2, "shorter_side": 8, "verify": False, "labels": ("yes", "no")}
+
+
+def random_clips(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return enliven(zoo.load("t_resnet_tiny", num_classes=8))
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """A verified export, moved after writing: nothing may point to where it was."""
+    path = export(model, tmp_path_factory.mktemp("a"), labels=LABELS, **SMALL)
+    return shutil.move(path, tmp_path_factory.mktemp("b") / "moved")
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return load_exported(exported)
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return {key: random_clips(shape) for key, shape in SIZES.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(model, requests):
+    """{request: outputs of the network that evaluation uses}."""
+    network = video_classifier(model, **SMALL)
+    return {key: network(clips, training=False) for key, clips in requests.items()}
+
+
+@pytest.fixture(scope="module")
+def fresh(exported, requests, tmp_path_factory):
+    """Outputs of both loaders of TensorFlow in a process without the zoo."""
+    folder = tmp_path_factory.mktemp("fresh")
+    np.savez(folder / "requests.npz", **requests)
+    arguments = [exported, folder / "requests.npz", folder / "results.npz"]
+    command = [sys.executable, "-P", "-c", textwrap.dedent(BOTH_LOADERS), *arguments]
+    subprocess.run(command, check=True, cwd=folder, timeout=300)
+    with np.load(folder / "results.npz") as arrays:
+        return dict(arrays)
+
+
+def check_outputs(got, expected, k=5):
+    """Same numbers as the network to 1e-5; the rest recomputed from them."""
+    scores, logits = expected["predictions"].numpy(), expected["logits"].numpy()
+    assert 0.1 < np.abs(logits).max() < 100 and scores.max() < 0.999
+    np.testing.assert_allclose(got["scores"], scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got["logits"], logits, rtol=0, atol=1e-5)
+    order = np.argsort(-logits, axis=1)[:, :k]
+    np.testing.assert_array_equal(got["classes"], order)
+    np.testing.assert_array_equal(got["labels"], np.array(LABELS)[order])
+    top = np.take_along_axis(got["scores"], order, axis=1)
+    np.testing.assert_array_equal(got["top_scores"], top)
+
+
+# --- the numbers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", ["python", "session"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_fresh_process_without_the_zoo_gives_the_same(fresh, expected, loader, size):
+    got = {name: fresh[f"{loader}/{size}/{name}"] for name in GOLDEN["outputs"]}
+    check_outputs(got, expected[size])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_load_exported_gives_the_same(loaded, requests, expected, size):
+    check_outputs(loaded(requests[size]), expected[size])
+
+
+def test_the_clips_of_a_batch_do_not_mix(loaded):
+    run = loaded
+    clips = random_clips((2, 3, 20, 30, 3), seed=2)
+    clips[1] //= 3
+    together, alone = run(clips)["logits"], run(clips[1:])["logits"]
+    np.testing.assert_allclose(together[1:], alone, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_half_precision_models(mixed_bfloat16, tmp_path):
+    model = enliven(thin())
+    path = export(model, tmp_path, labels=("a", "b", "c"), **SMALLER)
+    clips = random_clips((1, 3, 40, 40, 3))
+    logits = video_classifier(model, **SMALLER)(clips, training=False)["logits"]
+    got = load_exported(path)
+    np.testing.assert_allclose(got(clips)["logits"], logits, atol=0.1)
+    assert got.record["compute_dtypes"] == ["bfloat16", "float32"]
+
+
+def test_models_of_several_replicas_export_the_mean_statistics(two_replicas, tmp_path):
+    with two_replicas.scope():
+        model = thin()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    clips = random_clips((4, 2, 32, 32, 3)).astype("float32")
+    clips[:2] *= 0.2  # each replica sees another half
+    model.fit(clips, np.arange(4) % 3, batch_size=4, epochs=2, verbose=0)
+    plain = thin()
+    different = 0
+    for target, source in zip(plain.variables, model.variables, strict=True):
+        copies = [c.numpy() for c in source.value.values]
+        different += not np.array_equal(*copies)
+        target.assign(np.mean(copies, axis=0))
+    assert different > 10  # else the test would show nothing
+
+    path = export(model, tmp_path, verify=False, **SMALLER)
+    clips = random_clips((2, 3, 40, 40, 3))
+    outputs = video_classifier(plain, **SMALLER)(clips, training=False)
+    got = load_exported(path)(clips)
+    np.testing.assert_allclose(got["logits"], outputs["logits"], atol=1e-5)
+    np.testing.assert_allclose(got["scores"], outputs["predictions"], atol=1e-5)
+
+
+def test_export_inside_a_strategy_scope_is_refused(two_replicas, tmp_path):
+    with two_replicas.scope(), pytest.raises(RuntimeError, match="call it outside"):
+        export(mini(), tmp_path, **QUICK)
+
+
+# --- what lies in the directory ------------------------------------------------------
+
+
+def test_golden_signature(exported):
+    signatures = tf.saved_model.load(str(exported)).signatures
+    assert list(signatures) == ["serving_default"]
+    function = signatures["serving_default"]
+    ends = {
+        "inputs": function.structured_input_signature[1],
+        "outputs": function.structured_outputs,
+    }
+    assert {
+        end: {name: (t.dtype.name, tuple(t.shape)) for name, t in tensors.items()}
+        for end, tensors in ends.items()
+    } == GOLDEN
+
+
+def test_weights_are_stored_once(exported, model):
+    size = sum(v.value.numpy().nbytes for v in model.variables)
+    stored = sum(p.stat().st_size for p in (exported / "variables").iterdir())
+    assert size < stored < 1.05 * size
+    names = [
+        name
+        for name, _ in tf.train.list_variables(exported / "variables" / "variables")
+    ]
+    assert len([n for n in names if n.endswith("VARIABLE_VALUE")]) == len(model.weights)
+
+
+def test_record(loaded, model):
+    record = loaded.record
+    weights = hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables(model)))
+    assert record["weights"]["sha256"] == weights.hexdigest()
+    labels = hashlib.sha256("\n".join(LABELS).encode()).hexdigest()
+    assert record["labels_sha256"] == labels
+    assert record["labels"] == list(LABELS)
+    view = record["frames"], record["shorter_side"], record["flip"], record["top_k"]
+    assert view == (4, 64, True, 5)
+    assert record["versions"]["tensorflow"] == tf.__version__
+    assert record["activation"] == "softmax" and record["name"] == "t_resnet_tiny"
+
+
+def variables(model):
+    return video_classifier(model, **SMALL).variables
+
+
+def test_warmup_request_is_one_that_runs(exported, loaded):
+    file = exported / "assets.extra" / "tf_serving_warmup_requests"
+    (record,) = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    assert len(record) < 200
+    ((number, log),) = fields(record)
+    ((_, request),) = fields(log)
+    (_, spec), (_, inputs) = fields(request)
+    assert number == 6  # PredictionLog.predict_log
+    assert dict(fields(spec)) == {1: b"t_resnet_tiny", 3: b"serving_default"}
+    entry = dict(fields(inputs))
+    assert entry[1] == b"clips"
+    clips = tf.make_ndarray(tensor_pb2.TensorProto.FromString(entry[2]))
+    assert clips.shape == (1, 4, 240, 320, 3) and (clips == 128).all()
+    assert loaded(clips)["scores"].shape == (1, 8)
+
+
+def test_a_contract_adds_provenance_and_limits(tmp_path):
+    contract = Contract(
+        ["yes", "no"], 2, 8, top_k=1, max_pixels=400, provenance={"trained on": "x"}
+    )
+    path = publish(mini(), tmp_path, contract, name="other", verify=False)
+    assert path == tmp_path / "other" / "1"
+    got = load_exported(path)
+    assert got.record["provenance"] == {"trained on": "x"}
+    assert got(random_clips((1, 4, 10, 10, 3)))["labels"].shape == (1, 1)
+    with pytest.raises(ValueError, match="at most 400 pixels may be sent"):
+        got(random_clips((1, 5, 10, 10, 3)))
+
+
+# --- versions, and whole or not at all -----------------------------------------------
+
+
+def listing(folder):
+    """Everything below a folder that exists, hidden files too."""
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*"))
+
+
+def test_next_free_version(tmp_path):
+    first = export(mini(), tmp_path, name="m", **QUICK)
+    (tmp_path / "m" / "9").mkdir()
+    (tmp_path / "m" / "notes").mkdir()
+    second = export(mini(), tmp_path, name="m", **QUICK)
+    assert (first.name, second.name) == ("1", "10")
+    assert load_exported(tmp_path / "m").path == second
+    assert export(mini(), tmp_path, name="m", version=4, **QUICK).name == "4"
+    with pytest.raises(FileExistsError, match="version 4 already.*next free one, 11"):
+        export(mini(), tmp_path, name="m", version=4, **QUICK)
+
+
+def test_other_users_may_read(tmp_path):
+    path = export(mini(), tmp_path, **QUICK)
+    assert path.stat().st_mode & 0o777 == 0o777 & ~folders._umask()
+
+
+def no_space(*args, **kwargs):
+    text = f"variables_temp/part-00000; {os.strerror(28)}"
+    raise tf.errors.ResourceExhaustedError(None, None, text)
+
+
+def test_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    export(mini(), tmp_path / "old", **QUICK)
+    before = listing(tmp_path)
+    monkeypatch.setattr(tf.saved_model, "save", no_space)
+    for folder in ("old", "new"):
+        with pytest.raises(OSError, match="No space left.*MB are free") as error:
+            export(mini(), tmp_path / folder, **QUICK)
+        assert error.value.errno == 28
+        assert listing(tmp_path) == before
+
+
+def test_a_real_limit_on_file_sizes(tmp_path):
+    model = thin()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large while writing the export"):
+            export(model, tmp_path, verify=False, **SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert listing(tmp_path) == []
+
+
+KILLED = """
+    import sys, time
+    from tests.test_export import QUICK, mini
+    from zoo.exports import export, saved_model
+
+    def hang(*args):
+        print("written", flush=True)
+        time.sleep(600)
+
+    saved_model.verify_export = hang
+    export(mini(), sys.argv[1], **{**QUICK, "verify": True})
+"""
+
+
+def test_kill_during_export_leaves_no_version_and_is_cleaned_up(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"written\n"
+        process.send_signal(signal.SIGKILL)
+    (left,) = (tmp_path / "mini").iterdir()
+    assert left.name.startswith(".") and (left / "saved_model.pb").exists()
+    with pytest.raises(FileNotFoundError, match="is no export"):
+        load_exported(tmp_path / "mini")
+    path = export(mini(), tmp_path, **QUICK)
+    assert path.name == "1"
+    assert list((tmp_path / "mini").iterdir()) == [path]
+
+
+def test_two_exports_at_a_time(tmp_path):
+    with folders.publishing(tmp_path) as one:
+        (one.temporary / "who").write_text("one")
+        with folders.publishing(tmp_path) as two:
+            assert one.temporary.exists()  # not taken for a leftover
+        assert two.path == tmp_path / "1"
+    assert one.path == tmp_path / "2"
+    assert (one.path / "who").read_text() == "one"
+
+
+def test_the_same_version_twice_at_a_time(tmp_path):
+    with pytest.raises(FileExistsError, match="version 3 already"):
+        with folders.publishing(tmp_path, 3) as one:
+            with folders.publishing(tmp_path, 3):
+                pass
+    assert one.path is None
+    assert listing(tmp_path) == ["3"]
+
+
+def test_a_wrong_export_is_not_published(tmp_path, monkeypatch):
+    write = exporting._write
+
+    def spoil(folder, module, function, record):
+        module.trained[0].assign_add(tf.ones_like(module.trained[0]))
+        write(folder, module, function, record)
+        module.trained[0].assign_sub(tf.ones_like(module.trained[0]))
+
+    monkeypatch.setattr(exporting, "_write", spoil)
+    with pytest.raises(VerificationError, match="differ from the model's by"):
+        export(mini(), tmp_path, **{**QUICK, "verify": True})
+    assert listing(tmp_path) == []
+
+
+def test_an_export_that_does_not_load_is_not_published(tmp_path, monkeypatch):
+    write = exporting._write
+
+    def lose(folder, *args):
+        write(folder, *args)
+        os.remove(folder / "variables" / "variables.index")
+
+    monkeypatch.setattr(exporting, "_write", lose)
+    with pytest.raises(VerificationError, match="does not run in a fresh process"):
+        export(mini(), tmp_path, **{**QUICK, "verify": True})
+    assert listing(tmp_path) == []
+
+
+def test_verification_compares_everything():
+    logits = np.array([[1.0, 3.0]], "float32")
+    expected = {"logits": logits, "scores": logits / 4}
+    good = {
+        **expected,
+        "classes": np.array([[1]]),
+        "labels": np.array([["b"]]),
+        "top_scores": np.array([[0.75]], "float32"),
+    }
+    assert verification.compare(expected, good, ("a", "b"), 1e-5) == 0
+    near = {**good, "logits": logits + 2e-5}  # accepted: 3e-5, of the largest score
+    assert 1e-5 < verification.compare(expected, near, ("a", "b"), 1e-5) < 3e-5
+    for key, value, message in [
+        ("logits", logits + 4e-5, "`logits` differ"),
+        ("scores", logits * np.nan, "`scores` differ"),
+        ("labels", np.array([["a"]]), "do not belong together"),
+        ("top_scores", good["top_scores"] + 0.1, "do not belong together"),
+    ]:
+        with pytest.raises(VerificationError, match=message):
+            verification.compare(expected, {**good, key: value}, ("a", "b"), 1e-5)
+    with pytest.raises(VerificationError, match="not finite"):
+        verification.compare({"logits": logits * np.nan}, good, ("a", "b"), 1e-5)
+
+
+# --- wrong arguments, wrong inputs, wrong folders ------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"labels": ["a"]}, "2 classes, got 1 labels.*one per class"),
+        ({"labels": "ab"}, "sequence of names, got the string 'ab'"),
+        ({"labels": ["a", ""]}, "names, not empty; got ''"),
+        ({"labels": ["a", 3]}, "names, not empty; got 3"),
+        ({"name": "../x"}, "letters, digits and _ . - are accepted, got '../x'"),
+        ({"version": 0}, "at least 1, got 0"),
+        ({"version": "1"}, "at least 1, got '1'"),
+        ({"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
+        ({"frames": 2.0}, "frames must be an integer of at least 1, got 2.0"),
+        ({"out_dir": "gs://bucket/models"}, "local folder, got 'gs://bucket/models'"),
+    ],
+)
+def test_wrong_arguments(tmp_path, arguments, message):
+    arguments = {"out_dir": tmp_path, **QUICK, **arguments}
+    with pytest.raises(ValueError, match=message):
+        export(mini(), **arguments)
+    assert listing(tmp_path) == []
+
+
+def test_only_classifiers_are_exported(tmp_path):
+    with pytest.raises(TypeError, match="takes a keras.Model, got str"):
+        export("t_resnet50", tmp_path)
+    with pytest.raises(ValueError, match="has no endpoint 'logits'"):
+        export(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), tmp_path)
+
+
+def test_without_labels_classes_are_numbered_and_that_is_said(tmp_path, caplog):
+    path = export(mini(), tmp_path, **{**QUICK, "labels": ()})
+    assert "without labels: its 2 classes are called class_0 to class_1" in caplog.text
+    got = load_exported(path)(random_clips((1, 1, 4, 4, 3)))
+    assert set(got["labels"][0]) == {"class_0", "class_1"}
+
+
+@pytest.mark.parametrize(
+    "clips, message",
+    [
+        (np.zeros((1, 0, 8, 8, 3), "uint8"), r"no axis of length 0.*: \[1 0 8 8 3\]"),
+        (np.zeros((0, 1, 8, 8, 3), "uint8"), r"no axis of length 0.*: \[0 1 8 8 3\]"),
+        (np.zeros((1, 1, 8, 0, 3), "uint8"), r"no axis of length 0.*: \[1 1 8 0 3\]"),
+        (
+            np.zeros((1, 1, 1, 9999, 3), "uint8"),
+            r"too large.*10000 remain.*\[1279872",
+        ),
+        (np.zeros((4, 8, 8, 3), "uint8"), r"uint8 of shape \(4, 8, 8, 3\).*\[None\]"),
+        (np.zeros((1, 1, 8, 8, 1), "uint8"), r"must be uint8 \[B, T, H, W, 3\]"),
+        (np.zeros((1, 1, 8, 8, 3)), "must be uint8.*got float64"),
+    ],
+)
+def test_wrong_inputs(exported_mini, clips, message):
+    with pytest.raises(ValueError, match=message):
+        exported_mini(clips)
+
+
+@pytest.fixture(scope="module")
+def exported_mini(tmp_path_factory):
+    contract = Contract(("yes", "no"), 2, 8, max_view_pixels=10_000)
+    folder = tmp_path_factory.mktemp("mini")
+    return load_exported(publish(mini(), folder, contract, verify=False))
+
+
+def test_folders_without_an_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist.*writes one"):
+        load_exported(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="neither saved_model.pb nor"):
+        load_exported(tmp_path)
+    export(mini(), tmp_path, **QUICK)
+    with pytest.raises(FileNotFoundError, match="holds some; take one: .*mini"):
+        load_exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "variables/*data*"]
+)
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_exports(tmp_path, name, damage):
+    path = export(mini(), tmp_path, **QUICK)
+    (file,) = path.glob(name)
+    if damage == "cut":
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        file.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match="damaged|no export"):
+        load_exported(path)
+
+
+def test_savedmodels_of_others(tmp_path):
+    module = tf.Module()
+    spec = tf.TensorSpec((None,), name="x")
+    module.f = tf.function(lambda x: {"y": x}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.f)
+    with pytest.raises(ValueError, match=r"takes \['x'\], expected is \['clips'\]"):
+        load_exported(tmp_path)
+
+
+def test_record_is_json_with_readable_labels(exported):
+    text = (exported / "assets.extra" / "zoo.json").read_text("utf-8")
+    assert json.loads(text)["labels"][0] == LABELS[0]
+    assert "Fußgänger" in text

@@ -5,6 +5,7 @@ All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each laye
 
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
+from zoo.layers.conv_norm import ConvNorm
 from zoo.layers.initializers import FeatureIdentity, Inflated, inflate
 from zoo.layers.input_normalization import FlowNormalization, RGBNormalization
 from zoo.layers.pooling import (
@@ -19,6 +20,7 @@ from zoo.layers.temporal_conv import TemporalConv
 __all__ = [
     "ChannelScale",
     "ClipView",
+    "ConvNorm",
     "FeatureIdentity",
     "FlowNormalization",
     "Inflated",

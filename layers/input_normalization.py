@@ -31,14 +31,20 @@ class RGBNormalization(keras.layers.Layer):
         self.mean = tuple(float(m) for m in mean)
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
-        if input_shape[-1] != len(self.mean):
+        self._require_rgb(input_shape)
+
+    def _require_rgb(self, shape):
+        require_clip(shape, self)
+        if shape[-1] != len(self.mean):
             raise ValueError(
                 f"RGBNormalization ({self.name}) takes RGB frames, "
-                f"{len(self.mean)} channels, got shape {tuple(input_shape)}."
+                f"{len(self.mean)} channels, got shape {tuple(shape)}. Repeat the "
+                "channel of grey frames three times."
             )
 
     def call(self, x):
+        # Again at every call: one channel would broadcast against three means.
+        self._require_rgb(x.shape)
         x = ops.cast(x, "float32") - ops.convert_to_tensor(self.mean, "float32")
         return ops.cast(x, self.compute_dtype)
 

@@ -19,7 +19,7 @@ from zoo.layers._clip import (
 
 @keras.saving.register_keras_serializable(package="zoo")
 class SpatialConv(keras.layers.Layer):
-    """2-D convolution applied to each frame: [B, T, H, W, C] -> [B, T, H', W', filters].
+    """2-D convolution of each frame: [B, T, H, W, C] -> [B, T, H', W', filters].
 
     The kernel [k, k, C, filters] is that of an image network, so image weights move
     over as they are. Padding is symmetric, `padding` zeros on each of the four sides
@@ -36,7 +36,8 @@ class SpatialConv(keras.layers.Layer):
         kernel_initializer: initialiser of the kernel.
 
     Raises:
-        ValueError: a size below 1, strides and dilation both above 1, a negative padding, or an input that is no clip.
+        ValueError: a size below 1, strides and dilation both above 1, a negative
+            padding, or an input that is no clip.
 
     Source: thesis eq. 7.2, W_{l,k}; He et al. 2015 for the padding.
     """
@@ -93,23 +94,27 @@ class SpatialConv(keras.layers.Layer):
             )
 
     def call(self, x):
-        frames = fold_time(x)
+        y = self._convolve(fold_time(x), self.kernel)
+        if self.use_bias:
+            # Not y + bias: ops.add becomes TensorFlow's BiasAdd, which its graph
+            # optimiser merges into the convolution.
+            y = ops.add(y, self.bias)
+        return unfold_time(y, like=x)
+
+    def _convolve(self, frames, kernel):
         keeps_size = 2 * self.padding == self.dilation_rate * (self.kernel_size - 1)
         same = self.strides == 1 and keeps_size
         if self.padding and not same:
             p = self.padding
             frames = ops.pad(frames, ((0, 0), (p, p), (p, p), (0, 0)))
-        y = ops.conv(
+        return ops.conv(
             frames,
-            self.kernel,
+            kernel,
             strides=self.strides,
             padding="same" if same else "valid",
             data_format="channels_last",
             dilation_rate=self.dilation_rate,
         )
-        if self.use_bias:
-            y = y + self.bias
-        return unfold_time(y, like=x)
 
     def compute_output_shape(self, input_shape):
         batch, time, *size = input_shape[:4]

@@ -105,8 +105,22 @@ class SubBatchNormalization(keras.layers.Layer):
         moving.assign(self.momentum * moving + (1 - self.momentum) * batch)
 
     def _normalize(self, x, mean, variance):
+        factor, offset = self._affine(mean, variance)
+        return x * factor + offset
+
+    def _affine(self, mean, variance):
         factor = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return x * factor + (self.beta - mean * factor)
+        return factor, self.beta - mean * factor
+
+    def inference_affine(self):
+        """(factor, offset) per channel of what the layer does at inference.
+
+        Source: Ioffe and Szegedy 2015, algorithm 2, step 11.
+        """
+        return self._affine(
+            ops.convert_to_tensor(self.moving_mean),
+            ops.convert_to_tensor(self.moving_variance),
+        )
 
     def compute_output_shape(self, input_shape):
         return input_shape

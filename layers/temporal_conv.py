@@ -37,8 +37,9 @@ class TemporalConv(keras.layers.Layer):
         kernel_initializer: initialiser of the kernel; None is the chapter 7 one.
 
     Raises:
-        ValueError: a size below 1, strides and dilation both above 1, an unknown padding, an even kernel with "same", an
-            input that is no clip or (if known) shorter than a "valid" kernel.
+        ValueError: a size below 1, strides and dilation both above 1, an unknown
+            padding, an even kernel with "same", an input that is no clip or (if
+            known) shorter than a "valid" kernel.
 
     Source: thesis eq. 5.8, 7.4.
     """
@@ -127,7 +128,7 @@ class TemporalConv(keras.layers.Layer):
             dilation_rate=(self.dilation_rate, 1),
         )
         if self.use_bias:
-            y = y + self.bias
+            y = ops.add(y, self.bias)
         time, filters = ops.shape(y)[1], y.shape[-1]
         return ops.reshape(y, (batch, time, height, width, filters))
 

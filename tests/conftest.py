@@ -29,16 +29,32 @@ def seeds():
 @pytest.fixture
 def mixed_bfloat16():
     """Runs a test under the policy of half-precision training."""
+    yield from under_policy("mixed_bfloat16")
+
+
+@pytest.fixture
+def float64():
+    """Runs a test in double precision, where rounding errors are out of sight."""
+    yield from under_policy("float64")
+
+
+def under_policy(policy):
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy(policy)
     yield
     keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture
 def two_replicas():
-    """A MirroredStrategy over two logical CPU devices."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    """A MirroredStrategy over two logical CPU devices.
+
+    Collectives of several strategies in one process get in each other's way; sums on
+    one device do not.
+    """
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
 
 
 @pytest.fixture(scope="session")

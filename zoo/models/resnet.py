@@ -70,57 +70,57 @@ def unit_names(stage, net):
     return list("abcdef"[:count])
 
 
-def conv(x, filters, kernel_size, name, strides=1):
-    """Spatial convolution without bias (thesis eq. 7.2)."""
-    return layers.SpatialConv(filters, kernel_size, strides, name=name)(x)
+class Unit(NamedTuple):
+    """One residual unit: "4b" is the second of stage 4 (thesis Table 5.1)."""
+
+    name: str
+    index: int  # place in its stage, from 0
+    width: int  # channels inside the unit; it returns 4 times as many
+    strides: int  # of its first 1x1 convolution and of its projection
+    sub_batch: int | None  # clips per group of batch normalisation
 
 
-def batch_norm(x, name, sub_batch):
-    """Batch normalisation over `sub_batch` clips, or the batch (thesis Table 4.2)."""
-    return layers.SubBatchNormalization(sub_batch, name=name)(x)
+def conv_norm(unit, branch, filters, kernel_size, strides=1, activation="relu"):
+    """The layer f(BN(W x)) of thesis eq. 7.3, under its names in the release."""
+    return layers.ConvNorm(
+        filters,
+        kernel_size,
+        strides,
+        activation=activation,
+        sub_batch=unit.sub_batch,
+        norm_name=f"bn{unit.name}_branch{branch}",
+        name=f"res{unit.name}_branch{branch}",
+    )
 
 
-def relu(x, name=None):
-    """The nonlinearity f of thesis eq. 7.1."""
-    return keras.layers.ReLU(name=name)(x)
-
-
-def spatial_aggregation(x, shortcut, unit, index, sub_batch):
-    """From W1 x to the input of W3: f(W2 f(W1 x)) of thesis eq. 7.3.
+def spatial_aggregation(x, shortcut, unit):
+    """From x_l to the input of W3: f(W2 f(W1 x_l)) of thesis eq. 7.3.
 
     Args:
-        x: W1 x_l [B, T, H, W, C], before batch normalisation.
+        x: x_l [B, T, H, W, C].
         shortcut: x_l, or its projection.
-        unit: name, e.g. "4b". index: 0 for the first unit of the stage.
-        sub_batch: clips per group of batch normalisation.
+        unit: the `Unit`.
 
     Returns:
         The input of W3, and the shortcut with the same frames.
     """
-    a = relu(batch_norm(x, f"bn{unit}_branch2a", sub_batch))
-    s = conv(a, x.shape[-1], 3, f"res{unit}_branch2b")
-    return relu(batch_norm(s, f"bn{unit}_branch2b", sub_batch)), shortcut
+    x = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
+    x = conv_norm(unit, "2b", unit.width, 3)(x)
+    return x, shortcut
 
 
-def residual_unit(x, unit, index, width, strides, sub_batch, aggregation, out):
+def residual_unit(x, unit, aggregation):
     """x_{l+1} = f(x_l + F(x_l)), a bottleneck of width C and output 4 C (eq. 7.1).
 
     Args:
-        x: x_l. unit, index: name and place in the stage.
-        width: C. strides: of the first 1x1 convolution and the projection.
-        sub_batch: clips per group of batch normalisation.
-        aggregation: the part of F between W1 and W3.
-        out: name of the result.
+        x: x_l. unit: the `Unit`. aggregation: F but for its last convolution W3.
     """
     shortcut = x
-    if index == 0:
-        shortcut = conv(x, 4 * width, 1, f"res{unit}_branch1", strides)
-        shortcut = batch_norm(shortcut, f"bn{unit}_branch1", sub_batch)
-    y = conv(x, width, 1, f"res{unit}_branch2a", strides)
-    y, shortcut = aggregation(y, shortcut, unit, index, sub_batch)
-    y = conv(y, 4 * width, 1, f"res{unit}_branch2c")
-    y = batch_norm(y, f"bn{unit}_branch2c", sub_batch)
-    return relu(keras.layers.Add(name=f"res{unit}_sum")([shortcut, y]), out)
+    if unit.index == 0:
+        project = conv_norm(unit, "1", 4 * unit.width, 1, unit.strides, activation=None)
+        shortcut = project(x)
+    y, shortcut = aggregation(x, shortcut, unit)
+    return conv_norm(unit, "2c", 4 * unit.width, 1)(y, shortcut)
 
 
 def trunk(rgb, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregation):
@@ -130,7 +130,7 @@ def trunk(rgb, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregatio
         rgb: the input tensor, RGB 0-255.
         net: a `Net`. stem: a key of `STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
-        aggregation: the part of a residual unit between its 1x1 convolutions.
+        aggregation: from the input of a residual unit to its last convolution.
 
     Raises:
         ValueError: unknown stem.
@@ -140,22 +140,19 @@ def trunk(rgb, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregatio
     require("stem", stem, STEMS)
     mean, pool_padding = STEMS[stem]
     x = layers.RGBNormalization(mean, name="rgb_normalization")(rgb)
-    x = conv(x, net.width, 7, "conv1_conv", strides=2)  # 112
-    x = relu(batch_norm(x, "bn_conv1", sub_batch), "conv1")
+    x = layers.ConvNorm(
+        net.width, 7, 2, "relu", sub_batch, norm_name="bn_conv1", name="conv1"
+    )(x)  # 112
     x = layers.SpatialMaxPooling(3, 2, pool_padding, name="pool1")(x)  # 56
     for stage in (2, 3, 4, 5):  # 56, 28, 14, 7
         names = unit_names(stage, net)
         for index, letter in enumerate(names):
-            x = residual_unit(
-                x,
-                unit=f"{stage}{letter}",
-                index=index,
-                width=net.width * 2 ** (stage - 2),
-                strides=2 if stage > 2 and index == 0 else 1,
-                sub_batch=sub_batch,
-                aggregation=aggregation,
-                out=f"res{stage}" if letter == names[-1] else f"res{stage}{letter}",
-            )
+            strides = 2 if stage > 2 and index == 0 else 1
+            width = net.width * 2 ** (stage - 2)
+            unit = Unit(f"{stage}{letter}", index, width, strides, sub_batch)
+            x = residual_unit(x, unit, aggregation)
+            last = letter == names[-1]
+            x = keras.layers.Identity(name=f"res{stage if last else unit.name}")(x)
     return x
 
 

@@ -1,4 +1,4 @@
-"""T-ResNet: temporal residual networks for dynamic scene recognition.
+r"""T-ResNet: temporal residual networks for dynamic scene recognition.
 
 Thesis chapter 7 (Feichtenhofer, Pinz, Wildes, CVPR 2017). A ResNet applied to the
 frames of a clip in which the first and third residual unit of every stage filter over
@@ -6,10 +6,11 @@ time as well: a temporal convolution on the reduced features, in parallel with t
 spatial 3x3 convolution, scaled by a small affine S_l (eq. 7.6). Features are averaged
 over space, then the maximum over all frames is classified (eq. 7.7).
 
-    x_l --W1--+-- BN f -- W2 3x3 -- BN f ------+-- W3 -- BN --+-- f -- x_{l+1}
-       \\      \\-- BN f -- W_t 1x1x3 + b -- f -- S_l           |
-        \\-----------------------------------------------------/
+    x_l --- W1 -- f --+-- W2 3x3 ---------- f --+-- W3 --+-- f -- x_{l+1}
+       \              \-- W_t 1x1x3 + b -- f -- S_l      |
+        \------------------------------------------------/
 
+Batch normalisation follows W1, W2 and W3 and is omitted here, as in the thesis.
 Tensors are clips [B, T, H, W, C]. With S_l at zero the network is the ResNet it was
 started from, on every frame.
 """
@@ -23,10 +24,8 @@ from zoo.models.resnet import (
     ENDPOINTS,
     NETS,
     RGB,
-    batch_norm,
     classifier,
-    conv,
-    relu,
+    conv_norm,
     require,
     spatial_aggregation,
     trunk,
@@ -36,66 +35,75 @@ from zoo.registry import register
 UNITS_WITH_TIME = (0, 2)  # "every first and third residual unit at each conv stage"
 
 
-def thesis_unit(x, shortcut, unit, index, sub_batch, scale, padding):
+def thesis_unit(x, shortcut, unit, scale, padding):
     """S_l f(x_t) + f(W2 f(x_1)), with x_t = W_t f(x_1) + b (eq. 7.5 and 7.6).
 
-    The temporal block is in pre-activation order (7.3.3): it normalises x_1 for
-    itself, and nothing follows its convolution but the nonlinearity of eq. 7.6.
+    The temporal convolution is in pre-activation order (7.3.3): normalisation and
+    nonlinearity stand before it, those of x_1, and none but f follows it.
 
     Args:
-        x: x_1 = W1 x_l [B, T, H, W, C], before batch normalisation.
-        shortcut, unit, index, sub_batch: as in `resnet.spatial_aggregation`.
+        x, shortcut, unit: as in `resnet.spatial_aggregation`.
         scale: initial value of S_l.
         padding: of the temporal convolution, "same" or "valid".
     """
-    s, _ = spatial_aggregation(x, shortcut, unit, index, sub_batch)
-    x_t = relu(batch_norm(x, f"conv_time_res{unit}_branch2a_bn", sub_batch))
-    x_t = temporal_conv(x_t, unit, padding)
-    x_t = affine_scale(relu(x_t), unit, scale)
+    a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
+    s = conv_norm(unit, "2b", unit.width, 3)(a)
+    x_t = keras.layers.ReLU()(temporal_conv(unit, padding)(a))
+    x_t = affine_scale(unit, scale)(x_t)
     s, shortcut = keep_centre(padding, s, shortcut)
-    return keras.layers.Add(name=f"conv_time_res{unit}_sum")([s, x_t]), shortcut
+    return keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t]), shortcut
 
 
-def release_unit(x, shortcut, unit, index, sub_batch, scale, padding):
+def release_unit(x, shortcut, unit, scale, padding):
     """The unit of the released code: the branches join before W2's normalisation.
 
-    With a = f(W1 x_l): f(BN(W2 a + S_l (W_t f(BN(a)) + b))). Arguments as `thesis_unit`.
+    With a = f(W1 x_l): f(BN(W2 a + S_l (W_t f(BN(a)) + b))). Arguments as those of
+    `thesis_unit`, and eq. 7.6 is the one it departs from.
     """
-    a = relu(batch_norm(x, f"bn{unit}_branch2a", sub_batch))
-    s = conv(a, x.shape[-1], 3, f"res{unit}_branch2b")
-    x_t = relu(batch_norm(a, f"conv_time_res{unit}_branch2b_bn", sub_batch))
-    x_t = affine_scale(temporal_conv(x_t, unit, padding), unit, scale)
+    a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
+    s = layers.SpatialConv(unit.width, 3, name=f"res{unit.name}_branch2b")(a)
+    x_t = norm_relu(a, f"{temporal_name(unit)}_bn", unit)
+    x_t = affine_scale(unit, scale)(temporal_conv(unit, padding)(x_t))
     s, shortcut = keep_centre(padding, s, shortcut)
-    u = keras.layers.Add(name=f"conv_time_res{unit}_sum")([s, x_t])
-    return relu(batch_norm(u, f"bn{unit}_branch2b", sub_batch)), shortcut
+    u = keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t])
+    return norm_relu(u, f"bn{unit.name}_branch2b", unit), shortcut
 
 
 UNITS = {"thesis": thesis_unit, "release": release_unit}
 
 
-def temporal_conv(x, unit, padding):
+def temporal_name(unit):
+    """Name of the temporal layers, as in the release (thesis 7.3.1)."""
+    return f"conv_time_res{unit.name}_branch2b"
+
+
+def norm_relu(x, name, unit):
+    """f(BN(x)), a pre-activation (thesis 7.3.3)."""
+    x = layers.SubBatchNormalization(unit.sub_batch, name=name)(x)
+    return keras.layers.ReLU()(x)
+
+
+def temporal_conv(unit, padding):
     """W_t, 1x1x3 from random weights, and b = 0 (eq. 7.4)."""
-    name = f"conv_time_res{unit}_branch2b"
-    return layers.TemporalConv(taps=3, padding=padding, name=name)(x)
+    return layers.TemporalConv(taps=3, padding=padding, name=temporal_name(unit))
 
 
-def affine_scale(x, unit, scale):
+def affine_scale(unit, scale):
     """The channel-wise affine scaling S_l of eq. 7.6."""
-    name = f"conv_time_res{unit}_branch2b_scale"
-    return layers.ChannelScale(scale, name=name)(x)
+    return layers.ChannelScale(scale, name=f"{temporal_name(unit)}_scale")
 
 
 def keep_centre(padding, *maps):
-    """The frames that a temporal convolution without padding leaves (7.3.2)."""
+    """The frames that a temporal convolution without padding leaves (thesis 7.3.2)."""
     if padding == "same":
         return maps
     return [keras.layers.Cropping3D(((1, 1), (0, 0), (0, 0)))(x) for x in maps]
 
 
-def temporal_aggregation(x, shortcut, unit, index, sub_batch, spatiotemporal):
-    """The spatiotemporal unit for the first and third of a stage, else the spatial."""
-    aggregate = spatiotemporal if index in UNITS_WITH_TIME else spatial_aggregation
-    return aggregate(x, shortcut, unit, index, sub_batch)
+def temporal_aggregation(x, shortcut, unit, spatiotemporal):
+    """Eq. 7.6 for the first and third unit of a stage, eq. 7.3 for the others."""
+    with_time = unit.index in UNITS_WITH_TIME
+    return (spatiotemporal if with_time else spatial_aggregation)(x, shortcut, unit)
 
 
 def t_resnet(
@@ -156,7 +164,7 @@ FACTS = {
 
 
 @register(
-    parameters=25_647_572,
+    parameters=25_643_732,
     multiply_adds=66.6,
     receptive_field={
         "res2": (5, 35),
@@ -175,7 +183,7 @@ def t_resnet50(num_classes=20, classifier_activation="softmax", **options):
 
 
 @register(
-    parameters=44_639_700,
+    parameters=44_635_860,
     multiply_adds=126.0,
     receptive_field={
         "res2": (5, 35),
@@ -194,7 +202,7 @@ def t_resnet101(num_classes=20, classifier_activation="softmax", **options):
 
 
 @register(
-    parameters=60_283_348,
+    parameters=60_279_508,
     multiply_adds=185.4,
     receptive_field={
         "res2": (5, 35),
@@ -213,7 +221,7 @@ def t_resnet152(num_classes=20, classifier_activation="softmax", **options):
 
 
 @register(
-    parameters=352_128,
+    parameters=351_648,
     multiply_adds=0.042,
     receptive_field={
         "res2": (5, 35),

@@ -4,6 +4,7 @@ Source: thesis section 4.4 (3.8 billion multiply-adds of a ResNet-50), Tables 2.
 4.1 (receptive fields in space and time).
 """
 
+import inspect
 import math
 
 import keras
@@ -35,7 +36,7 @@ def multiply_adds(model, shape):
 
     def visit(layer, shapes):
         nonlocal total
-        output = layer.compute_output_shape(shapes[0] if len(shapes) == 1 else shapes)
+        output = _output_shape(layer, shapes)
         if hasattr(layer, "kernel"):
             positions = math.prod(output[:-1])
             total += positions * math.prod(layer.kernel.shape)
@@ -60,16 +61,25 @@ def receptive_fields(model):
 
     def visit(layer, inputs):
         # Per axis (extent, distance between neighbouring units); None: everything.
-        axes = [_widest(axis) for axis in zip(*inputs, strict=True)]
+        first, *others = inputs
         if isinstance(layer, keras.layers.GlobalAveragePooling3D):
-            axes = [(None, 1), (None, 1)]
+            first = [(None, 1), (None, 1)]
         window = getattr(layer, "spacetime_window", ((1, 1), (1, 1)))
-        axes = [_extend(*a, *w) for a, w in zip(axes, window, strict=True)]
+        first = [_extend(*a, *w) for a, w in zip(first, window, strict=True)]
+        axes = [_widest(axis) for axis in zip(first, *others, strict=True)]
         fields[layer.name] = (axes[0][0], axes[1][0])
         return axes
 
     _walk(model, [(1, 1), (1, 1)], visit)
     return fields
+
+
+def _output_shape(layer, shapes):
+    # Layers of several arguments take their shapes one by one, Keras' sums as a list.
+    arguments = inspect.signature(layer.compute_output_shape).parameters
+    if len(shapes) <= len(arguments):
+        return layer.compute_output_shape(*shapes)
+    return layer.compute_output_shape(shapes)
 
 
 def _widest(branches):

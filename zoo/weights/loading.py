@@ -99,20 +99,22 @@ def read_h5(path):
         ValueError: no HDF5 file, a truncated one, or one without named layers.
         FileNotFoundError: no such file.
 
-    Source: the file format is Keras' (3.15): layers/<class>/vars with the attribute
-    `name` and the arrays 0, 1, ... in the order of `layer.weights`.
+    Source: the file format is Keras' (3.15): layers/<class>/.../vars with the
+    attribute `name` and the arrays 0, 1, ... in the order of `layer.weights`.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a .weights.h5 file.")
+    layers = {}
+
+    def collect(key, group):
+        if key.endswith("/vars") and len(group):
+            arrays = [group[str(i)][()] for i in range(len(group))]
+            layers[group.attrs["name"]] = arrays
+
     try:
         with h5py.File(path) as file:
-            groups = [group.get("vars", {}) for group in file["layers"].values()]
-            layers = {
-                group.attrs["name"]: [group[str(i)][()] for i in range(len(group))]
-                for group in groups
-                if len(group)
-            }
+            file["layers"].visititems(collect)
     except (OSError, KeyError) as error:
         with open(path, "rb") as file:
             start = file.read(24)
@@ -139,7 +141,7 @@ def _stem_of(model):
     if not {"rgb_normalization", "pool1"} <= set(layers):
         return {}
     stem = (layers["rgb_normalization"].mean, layers["pool1"].padding)
-    return {"stem": name for name, known in STEMS.items() if known == stem}
+    return dict([("stem", name) for name, known in STEMS.items() if known == stem])
 
 
 def _require_same(name, found, option, trained, wanted):

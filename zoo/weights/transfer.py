@@ -5,16 +5,12 @@ training process"; temporal layers are new, all others are those of the spatial 
 """
 
 import dataclasses
-import re
 
+import keras
 import numpy as np
 from absl import logging
 
 HEAD = "fc"
-
-# New layers that begin as copies: a temporal block normalises W1 x for itself, and
-# begins with the statistics that the spatial block has for the same signal (eq. 7.5).
-INHERITED = ((re.compile(r"conv_time_res(\w+)_branch2a_bn"), r"bn\1_branch2a"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +54,10 @@ class TransferReport:
 
 def weights_of(model, options=None):
     """The `Weights` of a keras.Model in memory (thesis 7.3.3)."""
-    layers = {layer.name: layer.get_weights() for layer in _weighted(model)}
+    layers = {
+        name: [keras.ops.convert_to_numpy(v) for v in variables]
+        for name, variables in _by_layer(model).items()
+    }
     return Weights(model.name, layers, dict(options or {}))
 
 
@@ -80,72 +79,63 @@ def transfer(weights, target):
 
     Source: thesis 7.3.3.
     """
-    pairs = [
-        (layer, _source_of(layer.name, weights.layers)) for layer in _weighted(target)
-    ]
-    head = _head_change(weights, target)
-    unused = sorted(set(weights.layers) - {name for _, name in pairs})
-    differing = [
-        f"{layer.name} {_shapes(weights.layers[name])} -> {_shapes(layer.weights)}"
-        for layer, name in pairs
-        if name
-        and _shapes(weights.layers[name]) != _shapes(layer.weights)
-        and not (head and name == HEAD)
-    ]
-    if unused or differing:
-        raise ValueError(_explain(weights, target, unused, differing))
-    copied, new = [], []
-    for layer, name in pairs:
-        if name is None or (head and name == HEAD):
-            new.append(layer.name)
-        else:
-            layer.set_weights(_finite(weights, name))
-            copied.append(layer.name)
+    variables = _by_layer(target)
+    head = _head_change(weights, variables)
+    arrays = {k: v for k, v in weights.layers.items() if not (head and k == HEAD)}
+    _require_fit(weights.origin, arrays, target.name, variables)
+    for name in arrays:
+        for variable, array in zip(variables[name], arrays[name], strict=True):
+            variable.assign(array)
     if head:
         logging.warning(
             "%s: new classifier, %d -> %d classes; it starts untrained.",
             target.name,
             *head,
         )
-    return TransferReport(tuple(copied), tuple(new), head)
+    new = tuple(name for name in variables if name not in arrays)
+    return TransferReport(tuple(arrays), new, head)
 
 
-def _weighted(model):
-    return [layer for layer in model.layers if layer.weights]
+def _by_layer(model):
+    """{layer name: its variables}, a layer within a layer under its own name.
+
+    A normalisation is thus found whether or not it is fused with its convolution.
+    """
+    layers = {}
+    for variable in model.variables:
+        layers.setdefault(variable.path.split("/")[-2], []).append(variable)
+    return layers
+
+
+def _head_change(weights, variables):
+    classes = variables[HEAD][0].shape[-1]
+    known = weights.num_classes
+    return None if known in (None, classes) else (known, classes)
+
+
+def _require_fit(origin, arrays, name, variables):
+    unused = [layer for layer in arrays if layer not in variables]
+    differing = [
+        f"{layer} {_shapes(arrays[layer])} -> {_shapes(variables[layer])}"
+        for layer in arrays
+        if layer in variables and _shapes(arrays[layer]) != _shapes(variables[layer])
+    ]
+    if unused or differing:
+        raise ValueError(_explain(origin, name, unused, differing))
+    for layer, values in arrays.items():
+        if not all(np.isfinite(a).all() for a in values):
+            raise ValueError(
+                f"{origin}: layer {layer} holds NaN or infinite values; the training "
+                "diverged or the file is broken. Use an earlier checkpoint."
+            )
 
 
 def _shapes(arrays):
     return [tuple(a.shape) for a in arrays]
 
 
-def _source_of(name, layers):
-    if name in layers:
-        return name
-    for pattern, template in INHERITED:
-        inherited = pattern.sub(template, name)
-        if inherited != name and inherited in layers:
-            return inherited
-    return None
-
-
-def _finite(weights, name):
-    arrays = weights.layers[name]
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise ValueError(
-            f"{weights.origin}: layer {name} holds NaN or infinite values; the "
-            "training diverged or the file is broken. Use an earlier checkpoint."
-        )
-    return arrays
-
-
-def _head_change(weights, target):
-    classes = {layer.name: layer for layer in target.layers}[HEAD].units
-    known = weights.num_classes
-    return None if known in (None, classes) else (known, classes)
-
-
-def _explain(weights, target, unused, differing):
-    lines = [f"The weights of {weights.origin} do not fit {target.name}."]
+def _explain(origin, name, unused, differing):
+    lines = [f"The weights of {origin} do not fit {name}."]
     for what, found in (
         ("have no place in it", unused),
         ("have other shapes", differing),

@@ -1,0 +1,401 @@
+"""The `zoo` command: zoo list | info | train | evaluate | predict | export | help.
+
+Every command parses its flags, calls the library and prints. TensorFlow is imported
+only by the commands that compute.
+
+Source: absl.flags for the flags; the thesis sections that the commands name.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags, logging
+
+COMMANDS = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command: what it runs, its arguments as shown, and its flags (absl).
+
+    Attributes:
+        run: function of (flags, arguments). arguments: as the usage line shows them.
+        kinds: {flag: (kind, default, help)}, kind as in absl's DEFINE_<kind>.
+    """
+
+    run: Callable
+    arguments: str
+    kinds: dict
+
+    def flags(self):
+        """Fresh absl flags, which may stand before and after the arguments."""
+        values = flags.FlagValues()
+        values.set_gnu_getopt(True)
+        for flag, (kind, default, text) in self.kinds.items():
+            define = getattr(flags, f"DEFINE_{kind}")
+            define(flag, default, text, flag_values=values)
+        return values
+
+
+def command(name, arguments="", /, **kinds):
+    """Registers a function as the command `name`; see `Command` for the rest."""
+
+    def decorate(function):
+        debug = ("boolean", False, "on an error, show where it came from")
+        COMMANDS[name] = Command(function, arguments, {**kinds, "debug": debug})
+        return function
+
+    return decorate
+
+
+class Usage(ValueError):
+    """A command line that cannot be run; the message says what to type (absl)."""
+
+
+DATA = {
+    "data": (
+        "string",
+        None,
+        "folder <class>/<video> or in YUP++'s layout, or a list file",
+    ),
+    "train_fraction": (
+        "float",
+        None,
+        "split --data at random into this share for training and the rest for testing",
+    ),
+    "split_seed": ("integer", 1, "number of the random split"),
+}
+MODEL = ("string", None, "folder of a trained model, such as RUN/best")
+
+
+@command("list", "[PATTERN]")
+def list_models(options, arguments):
+    """Lists the models, all or those whose name matches a wildcard."""
+    import zoo
+
+    names = zoo.list_models(*_at_most(1, arguments))
+    if not names:
+        raise Usage(f"No model matches {arguments[0]!r}; `zoo list` shows all.")
+    rows = [("name", "task", "section", "parameters")]
+    for info in map(zoo.info, names):
+        count = f"{info.parameters / 1e6:.2f} M" if info.parameters else "-"
+        rows.append((info.name, info.task, info.section, count))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+@command("info", "NAME")
+def info_of(options, arguments):
+    """Prints a model's card: inputs, endpoints, size, receptive field, options."""
+    import zoo
+
+    print(zoo.info(_one("the name of a model", arguments)))
+    return 0
+
+
+@command(
+    "train",
+    "[RECIPE]",
+    **DATA,
+    validation=("string", None, "videos for validation, like --data"),
+    out=("string", None, "folder of the run; the same command resumes it"),
+    model=("string", None, "model to train where no recipe is given"),
+    weights=("string", None, "start from these: 'imagenet', a file or a model folder"),
+    set=("multi_string", [], "change a number of the recipe: --set epochs=4"),
+    devices=("list", None, "devices that share each batch: GPU:0,GPU:1"),
+    cache_mib=("integer", 0, "keep up to this much of decoded video in memory"),
+    seed=("integer", 0, "of everything that is random"),
+)
+def train(options, arguments):
+    """Trains a model by a recipe, or --model with the thesis' numbers."""
+    recipe = _recipe(options, _at_most(1, arguments))
+    _require(options, "data", "out")
+    from zoo.training import train as run_training
+
+    videos, rest = _split(options)
+    validation = _videos(options.validation) if options.validation else rest
+    run = run_training(
+        recipe,
+        videos,
+        options.out,
+        validation,
+        devices=options.devices,
+        seed=options.seed,
+        cache=_cache(options.cache_mib),
+    )
+    _learning_curves(run)
+    print(f"{len(run.history['epoch'])} epochs; the best model is {run.folder}/best")
+    return 0
+
+
+@command(
+    "evaluate",
+    "",
+    model=MODEL,
+    **DATA,
+    out=("string", None, "folder for tables, scores and the confusion matrix"),
+)
+def evaluate(options, arguments):
+    """Prints the accuracy of a model on videos: per class, static and moving camera."""
+    _at_most(0, arguments)
+    _require(options, "model", "data")
+    from zoo.evaluation import evaluate as run_evaluation
+    from zoo.evaluation import report
+    from zoo.weights import folder
+
+    videos, rest = _split(options)
+    model, record = folder.load(options.model)
+    results = run_evaluation(
+        model, rest or videos, record.frames, record.shorter_side, record.flip
+    )
+    print(report.table(results))
+    if options.out:
+        report.save(results, options.out)
+        print(f"Written: {options.out}/report.md, confusion.png and more")
+    return 0
+
+
+@command(
+    "predict",
+    "VIDEO...",
+    model=("string", None, "folder of a trained model or of an export"),
+    top=("integer", 5, "how many classes to print"),
+)
+def predict(options, arguments):
+    """Prints the best classes of each video; exit code 1 if one could not be read."""
+    if not arguments:
+        raise Usage("zoo predict needs at least one video file.")
+    _require(options, "model")
+    predictor = _predictor(options.model)
+    failed = 0
+    for path in arguments:
+        try:
+            _print_prediction(predictor, path, options.top)
+        except (ValueError, OSError) as error:
+            failed += 1
+            print(f"zoo: failed: {error}", file=sys.stderr)
+    if failed:
+        print(f"zoo: {failed} of {len(arguments)} videos failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@command(
+    "export",
+    "",
+    model=MODEL,
+    out=("string", None, "folder of all served models"),
+    name=("string", None, "name to serve it under; the model's own by default"),
+)
+def export(options, arguments):
+    """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""
+    _at_most(0, arguments)
+    _require(options, "model", "out")
+    from zoo.exports import export as run_export
+    from zoo.exports.verification import VerificationError
+    from zoo.weights import folder
+
+    model, record = folder.load(options.model)
+    view = {"frames": record.frames, "shorter_side": record.shorter_side}
+    try:
+        path = run_export(
+            model,
+            options.out,
+            options.name,
+            labels=record.labels,
+            flip=record.flip,
+            **view,
+        )
+    except VerificationError as error:
+        raise ValueError(f"The export was not published: {error}") from error
+    print(path)
+    return 0
+
+
+@command("help", "[COMMAND]")
+def show_help(options, arguments):
+    """Shows all commands, or the flags of one."""
+    if arguments:
+        print(_help(_one("the name of a command", arguments)))
+        return 0
+    print("usage: zoo COMMAND [ARGUMENTS] [--flags]\n")
+    for name, entry in COMMANDS.items():
+        print(f"  {f'{name} {entry.arguments}':18} {entry.run.__doc__}")
+    print("\n`zoo COMMAND --help` shows the flags of a command.")
+    return 0
+
+
+# --- arguments -----------------------------------------------------------------------
+
+
+def _help(name):
+    entry = _find(name)
+    lines = [" ".join(f"usage: zoo {name} {entry.arguments} [--flags]".split())]
+    lines += ["", entry.run.__doc__, "", "flags:"]
+    for flag, (_, default, text) in entry.kinds.items():
+        shown = f" (default {default})" if default not in (None, [], False) else ""
+        lines.append(f"  --{flag:15} {text}{shown}")
+    return "\n".join(lines)
+
+
+def _parse(entry, name, argv):
+    """(flags, arguments) of a command line."""
+    options = entry.flags()
+    try:
+        return options, options([name, *argv])[1:]
+    except flags.Error as error:
+        raise Usage(f"{error}; `zoo {name} --help` lists the flags.") from error
+
+
+def _find(name):
+    if name not in COMMANDS:
+        raise Usage(f"Unknown command {name!r}; there are {', '.join(COMMANDS)}.")
+    return COMMANDS[name]
+
+
+def _at_most(count, arguments):
+    if len(arguments) > count:
+        raise Usage(f"Too many arguments: {' '.join(map(repr, arguments[count:]))}.")
+    return arguments
+
+
+def _one(what, arguments):
+    if not arguments:
+        raise Usage(f"This command needs {what}.")
+    return _at_most(1, arguments)[0]
+
+
+def _require(options, *names):
+    missing = [f"--{name}" for name in names if getattr(options, name) is None]
+    if missing:
+        raise Usage(f"This command needs {' and '.join(missing)}.")
+
+
+def _recipe(options, arguments):
+    """The recipe of the command line: named, or of a model with thesis' defaults."""
+    if bool(arguments) == bool(options.model):
+        raise Usage("zoo train needs a recipe or --model, and not both.")
+    from zoo.training.recipe import Recipe, override
+    from zoo.training.recipes import find
+
+    recipe = find(arguments[0]) if arguments else Recipe(options.model)
+    if options.weights:
+        recipe = dataclasses.replace(recipe, weights=options.weights)
+    return override(recipe, options.set)
+
+
+def _videos(path):
+    from zoo.datasets import VideoList
+
+    is_list = Path(path).is_file()
+    return VideoList.from_list(path) if is_list else VideoList.from_folder(path)
+
+
+def _split(options):
+    """(training, test) of --data; (everything, None) without --train_fraction."""
+    videos = _videos(options.data)
+    if options.train_fraction is None:
+        return videos, None
+    return videos.split(options.train_fraction, options.split_seed)
+
+
+def _cache(mib):
+    from zoo.datasets import FrameCache
+
+    return FrameCache(mib * 2**20) if mib else None
+
+
+# --- output --------------------------------------------------------------------------
+
+
+def _learning_curves(run):
+    from zoo.evaluation.report import learning_curves
+
+    learning_curves({"training": run.history}, run.folder / "curves.png")
+
+
+def _predictor(path):
+    """A function from clips to (labels, scores), and the number of frames it takes."""
+    from zoo.weights import folder
+
+    if (Path(path) / folder.RECORD).is_file():
+        return _from_model_folder(path)
+    from zoo.exports import load_exported
+
+    exported = load_exported(path)
+    record = exported.record
+    if not {"labels", "frames"} <= set(record):
+        raise ValueError(
+            f"{path} was not written by `zoo export` (no zoo.json); its labels and "
+            "number of frames are unknown."
+        )
+    labels, frames = record["labels"], record["frames"]
+    return lambda clips: exported(clips)["scores"][0], labels, frames
+
+
+def _from_model_folder(path):
+    from zoo.models.testing import video_classifier
+    from zoo.weights import folder
+
+    model, record = folder.load(path)
+    network = video_classifier(model, record.frames, record.shorter_side, record.flip)
+    labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
+    return lambda clips: network(clips)["predictions"].numpy()[0], labels, record.frames
+
+
+def _print_prediction(predictor, path, top):
+    from zoo.datasets import read_video
+    from zoo.datasets.sampling import test_indices
+
+    classify, labels, frames = predictor
+    video = read_video(path, lambda count: test_indices(count, frames))
+    if video.damage:
+        print(
+            f"zoo: warning: {path}: damaged ({video.damage}); predicted from the "
+            f"{video.decoded} frames decoded of {video.declared or '?'} declared",
+            file=sys.stderr,
+        )
+    scores = classify(video.frames[None])
+    print(path)
+    for k in scores.argsort()[::-1][:top]:
+        print(f"  {scores[k]:.4f}  {labels[k]}")
+
+
+def main(argv=None):
+    """Runs the command line and returns the exit code.
+
+    Args:
+        argv: arguments after the program's name; None takes those of the process.
+
+    Returns:
+        0; 1 if some videos failed; 2 for an error, said in one line.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        argv = ["help"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.INFO)
+    debug = "--debug" in argv
+    try:
+        name, *rest = argv
+        if {"-h", "--help"} & set(rest):
+            name, rest = "help", [name]
+        entry = _find(name)
+        return entry.run(*_parse(entry, name, rest))
+    except KeyboardInterrupt:
+        print("zoo: interrupted; the same command resumes a training", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"zoo: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What it takes to train a model: one frozen record of plain data.
+
+Source: thesis 7.3.3, whose values are the defaults.
+"""
+
+import ast
+import dataclasses
+
+COUNTS = (
+    "frames",
+    "test_frames",
+    "size",
+    "shorter_side",
+    "batch_size",
+    "accumulation",
+    "epochs",
+    "repeats",
+    "patience",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All numbers of a training.
+
+    Attributes:
+        model: registered name. options: of that architecture, see `zoo.info`.
+        weights: start of the training: "imagenet", a path, or None for random.
+        frames: T of the training clips. test_frames: T of the test view.
+        stride: lowest and highest temporal stride drawn for a training clip.
+        size: height and width of training clips in pixels.
+        shorter_side: of the frames in pixels, before the crop and at test time.
+        jitter: range of the crop's height and width, relative to `size`.
+        flip: mirror half of the training clips, and average over mirrors at test time;
+            False where left and right mean different classes.
+        batch_size: clips per update, over all devices.
+        accumulation: in how many parts a batch is computed, to save memory.
+        epochs: at most; training ends earlier when the error has saturated.
+        repeats: how often the list of videos is gone through in one epoch.
+        optimizer: "sgd" or "adam". learning_rate: the first one.
+        patience: epochs without progress before the rate drops tenfold.
+
+    Source: thesis 7.3.3.
+    """
+
+    model: str
+    options: dict = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    frames: int = 16
+    test_frames: int = 16
+    stride: tuple[int, int] = (5, 15)
+    size: int = 224
+    shorter_side: int = 256
+    jitter: float = 0.25
+    flip: bool = True
+    batch_size: int = 8
+    accumulation: int = 1
+    epochs: int = 30
+    repeats: int = 1
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-2
+    patience: int = 2
+
+    def __post_init__(self):
+        object.__setattr__(self, "stride", tuple(self.stride))
+        for name in COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1; got {value!r}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate must be positive; got {self.learning_rate!r}"
+            )
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be computed in "
+                f"{self.accumulation} equal parts; let accumulation divide batch_size"
+            )
+
+
+def override(recipe, settings):
+    """A recipe with some fields changed by text, as on a command line.
+
+    Args:
+        recipe: the `Recipe`. settings: strings "field=value"; values are Python
+            literals, or bare words for strings.
+
+    Raises:
+        ValueError: no such field, or a value that is out of range.
+
+    Source: the fields are those of `Recipe`.
+    """
+    fields = {field.name for field in dataclasses.fields(recipe)}
+    changes = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in fields:
+            raise ValueError(
+                f"Cannot set {setting!r}; write field=value with one of the fields "
+                f"{', '.join(sorted(fields))}."
+            )
+        changes[name] = _literal(text)
+    return dataclasses.replace(recipe, **changes)
+
+
+def _literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,27 @@
+"""Recipes: one short file per training, each with its promise and its command.
+
+Source: thesis 7.3.3; each recipe names its own.
+"""
+
+import difflib
+
+from zoo.training.recipes import dynamic_scenes, synthetic_scenes
+
+RECIPES = {**dynamic_scenes.RECIPES, **synthetic_scenes.RECIPES}
+
+
+def find(name):
+    """The `Recipe` of a name.
+
+    Raises:
+        ValueError: unknown name; the known ones are listed.
+
+    Source: the thesis section that the recipe's file names.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(str(name), RECIPES, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ValueError(
+            f"Unknown recipe {name!r}; there are {', '.join(sorted(RECIPES))}{hint}"
+        )
+    return RECIPES[name]

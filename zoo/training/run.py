@@ -1,0 +1,132 @@
+"""The folder of a training: what is in it, and whether a command belongs to it.
+
+    run.json      recipe, classes and videos: the identity of the run
+    history.csv   one row per epoch
+    logs/         TensorBoard
+    best/         the best epoch so far, a model folder for zoo.load and zoo evaluate
+    last/         the last epoch, written when training has ended
+    resume/       weights and optimiser after the latest epoch
+
+Source: the layout is ours.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from zoo.weights.atomic import replacing
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder (our layout)."""
+
+    path: Path
+
+    @property
+    def identity(self):
+        """What this run is (our format)."""
+        return self.path / "run.json"
+
+    @property
+    def history(self):
+        """One row per epoch (CSVLogger's format)."""
+        return self.path / "history.csv"
+
+    @property
+    def logs(self):
+        """For TensorBoard."""
+        return self.path / "logs"
+
+    @property
+    def best(self):
+        """Model folder of the best epoch."""
+        return self.path / "best"
+
+    @property
+    def last(self):
+        """Model folder of the last epoch."""
+        return self.path / "last"
+
+    @property
+    def resume(self):
+        """Snapshots to resume from."""
+        return self.path / "resume"
+
+
+def open_run(path, identity):
+    """Makes a run folder, or makes sure that an existing one is of the same run.
+
+    Only the number of epochs may differ: a finished run can be trained on.
+
+    Args:
+        path: of the folder. identity: dict of plain data, see `identity_of`.
+
+    Returns:
+        The `RunFolder`.
+
+    Raises:
+        ValueError: the folder holds something else; the message names the differences.
+
+    Source: ours.
+    """
+    run = RunFolder(Path(path))
+    wanted = json.loads(json.dumps(identity))
+    if run.identity.is_file():
+        _require_same(run, wanted)
+    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise ValueError(
+            f"{run.path} exists, but is no folder of a training (it has no run.json); "
+            "choose a new or empty folder."
+        )
+    with replacing(run.identity) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+    return run
+
+
+def identity_of(recipe, videos, validation, seed):
+    """Everything that the course of a training depends on, devices apart.
+
+    Args:
+        recipe: the `Recipe`. videos, validation: `VideoList`s, the latter or None.
+        seed: of all that is random.
+
+    Source: ours.
+    """
+    return {
+        "format": FORMAT,
+        **dataclasses.asdict(recipe),
+        "classes": list(videos.class_names),
+        "videos": _digest(videos),
+        "validation": None if validation is None else _digest(validation),
+        "seed": seed,
+    }
+
+
+def _digest(videos):
+    """Number of videos, and a hash of names and labels; folders may move."""
+    names = [Path(path).name for path in videos.paths]
+    rows = "\n".join(f"{n}\t{k}" for n, k in zip(names, videos.labels, strict=True))
+    return f"{len(names)} videos, {hashlib.sha256(rows.encode()).hexdigest()[:16]}"
+
+
+def _require_same(run, wanted):
+    try:
+        found = json.loads(run.identity.read_text())
+        keys = dict.fromkeys([*found, *wanted])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.identity} is not readable: {error}.") from error
+    differing = [
+        f"{key} {found.get(key)!r}, now {wanted.get(key)!r}"
+        for key in keys
+        if key != "epochs" and found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{run.path} holds another training: it began with "
+            f"{'; '.join(differing)}. Choose another folder, or repeat the command "
+            "that began it to resume."
+        )

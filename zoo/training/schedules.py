@@ -1,0 +1,113 @@
+"""The thesis' schedule: the learning rate falls tenfold when the error saturates.
+
+Source: thesis 7.3.3 ("decrease it by an order of magnitude after the validation error
+saturates").
+"""
+
+import keras
+from absl import logging
+
+HIGHER_IS_BETTER = ("accuracy", "val_accuracy")
+
+
+def count_drops(errors, patience):
+    """How many times the error has saturated so far.
+
+    It saturates when `patience` epochs in a row have brought no new minimum; then the
+    count begins anew. The answer depends on the errors alone, so a training that is
+    taken up again after a crash stands exactly where it stood.
+
+    Args:
+        errors: one number per epoch, lower is better; NaN is no minimum.
+        patience: number of epochs, at least 1.
+
+    Source: thesis 7.3.3; patience is ours (the released code fixes the epochs by hand).
+    """
+    best, waited, drops = float("inf"), 0, 0
+    for error in errors:
+        waited = 0 if error < best else waited + 1
+        best = error if error < best else best
+        if waited == patience:
+            drops, waited = drops + 1, 0
+    return drops
+
+
+class DropAtSaturation(keras.callbacks.Callback):
+    """Lowers the learning rate at saturation, and ends training after the last drop.
+
+    The rate of an epoch is `learning_rate * factor ** count_drops(...)`; training stops
+    when the error saturates once more after `drops` drops, or when the rate would
+    fall below `min_lr`. The rate of each epoch appears in the logs.
+
+    Args:
+        learning_rate: of the first epoch.
+        monitor: key of the logs; accuracies count as 1 - accuracy.
+        factor: of one drop, 0 < factor < 1.
+        patience: epochs without a new minimum that count as saturation.
+        drops: how many drops there are at most.
+        min_lr: the lowest rate that is still used.
+        history: values of `monitor` in earlier epochs, when training is resumed.
+
+    Raises:
+        ValueError: a factor or patience out of range; `monitor` missing in the logs.
+
+    Source: thesis 7.3.3; two drops (1e-2, 1e-3, 1e-4) as in the released code.
+    """
+
+    def __init__(
+        self,
+        learning_rate,
+        monitor="val_accuracy",
+        factor=0.1,
+        patience=2,
+        drops=2,
+        min_lr=0.0,
+        history=(),
+    ):
+        super().__init__()
+        if not 0 < factor < 1 or patience < 1:
+            raise ValueError(
+                "DropAtSaturation needs 0 < factor < 1 and patience >= 1; got "
+                f"factor={factor} and patience={patience}"
+            )
+        self.learning_rate = learning_rate
+        self.monitor = monitor
+        self.factor = factor
+        self.patience = patience
+        self.drops = drops
+        self.min_lr = min_lr
+        self.errors = [self._error(value) for value in history]
+
+    @property
+    def finished(self):
+        """Whether the error has saturated after the last drop (thesis 7.3.3)."""
+        drops = count_drops(self.errors, self.patience)
+        return drops > self.drops or self._rate(drops) < self.min_lr
+
+    def on_train_begin(self, logs=None):
+        drops = count_drops(self.errors, self.patience)
+        self.model.optimizer.learning_rate.assign(self._rate(drops))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.monitor not in logs:
+            raise ValueError(
+                f"DropAtSaturation watches {self.monitor!r}, but the epoch logged only "
+                f"{', '.join(logs)}. Give validation videos or watch one of these."
+            )
+        before = count_drops(self.errors, self.patience)
+        logs["learning_rate"] = self._rate(before)
+        self.errors.append(self._error(logs[self.monitor]))
+        drops = count_drops(self.errors, self.patience)
+        if self.finished:
+            logging.info("%s saturated: training ends.", self.monitor)
+            self.model.stop_training = True
+        elif drops > before:
+            rate = self._rate(drops)
+            logging.info("%s saturated: learning rate %.3g.", self.monitor, rate)
+            self.model.optimizer.learning_rate.assign(rate)
+
+    def _rate(self, drops):
+        return self.learning_rate * self.factor**drops
+
+    def _error(self, value):
+        return 1 - value if self.monitor in HIGHER_IS_BETTER else value

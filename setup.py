@@ -20,13 +20,18 @@ REQUIREMENTS = [
     "matplotlib>=3.8",
     "numpy>=1.26",
     "opencv-contrib-python-headless>=4.10",
-    "scikit-learn>=1.4",
     "tensorboard>=2.18",
     "tensorflow>=2.18",
-    "tqdm",
 ]
 # setuptools and wheel: a test builds the wheel without the network.
-TEST = ["hypothesis", "pytest>=8", "pytest-xdist>=3.6", "setuptools>=65.5", "wheel"]
+TEST = [
+    "hypothesis",
+    "scikit-learn>=1.4",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "setuptools>=65.5",
+    "wheel",
+]
 LINT = ["codespell>=2.3", "ruff>=0.9"]
 BENCH = ["torch>=2.4"]
 

@@ -26,7 +26,7 @@ _EVERYTHING = {
     *{"front", "registry", "layers", "models", "weights", "datasets", "exports"},
     *{"training", "evaluation", "understanding", "demo"},
 }
-_PLOTS = {"absl", "cv2", "keras", "matplotlib", "numpy", "sklearn", "tensorflow"}
+_PLOTS = {"absl", "cv2", "keras", "matplotlib", "numpy", "tensorflow"}
 IMPORTS = {
     "layers": (set(), {"keras"}),
     "registry": (set(), set()),
@@ -37,18 +37,18 @@ IMPORTS = {
     ),
     "weights": ({"models", "registry"}, {"absl", "h5py", "keras", "numpy", "scipy"}),
     "training": (
-        {"models", "datasets", "layers"},
+        {"registry", "models", "datasets", "layers", "weights", "evaluation"},
         {"absl", "keras", "numpy", "tensorflow"},
     ),
-    "evaluation": ({"models", "datasets", "layers"}, _PLOTS),
+    "evaluation": ({"models", "datasets", "layers", "weights"}, _PLOTS),
     "understanding": ({"models", "datasets", "layers"}, _PLOTS),
     "exports": (
         {"models", "layers"},
         {"absl", "google", "keras", "numpy", "tensorflow"},
     ),
     "front": ({"registry", "models", "weights"}, set()),
-    "demo": (_EVERYTHING, _PLOTS | {"tqdm"}),
-    "main": (_EVERYTHING, _PLOTS | {"tqdm"}),
+    "demo": (_EVERYTHING, _PLOTS),
+    "main": (_EVERYTHING, _PLOTS),
 }
 ROOM_OF_FILE = {"__init__": "front", "__main__": "main", "model_info": "registry"}
 DISTRIBUTIONS = {

@@ -20,7 +20,8 @@ from zoo.registry import register
 class Stem(NamedTuple):
     """What differs between releases of the same trunk: mean colour and pool1.
 
-    Source: released code (caffe); keras.applications (keras).
+    Source: He et al. 2015 in their Caffe release (caffe); keras.applications, ported
+    by Keras' authors in 2017 (keras).
     """
 
     mean: tuple  # of R, G, B in 0-255
@@ -52,7 +53,7 @@ NETS = {
 
 
 def require(option, value, accepted):
-    """Raises ValueError unless `value` is one of those accepted (thesis variants)."""
+    """Raises ValueError unless `value` is accepted, such as the units of section 7.3."""
     if value not in accepted:
         raise ValueError(
             f"Unknown {option} {value!r}; accepted are {', '.join(accepted)}."

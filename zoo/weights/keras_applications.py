@@ -94,6 +94,4 @@ def _names(net):
 
 
 def _layer_names(ours):
-    return (
-        ("conv1_conv", "bn_conv1") if ours == "conv1" else (f"res{ours}", f"bn{ours}")
-    )
+    return ("conv1", "bn_conv1") if ours == "conv1" else (f"res{ours}", f"bn{ours}")

@@ -1,0 +1,276 @@
+"""Weights from memory, files, folders and keras.applications."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from tests.test_models import clip, trained
+from zoo.models.resnet import STEMS
+from zoo.weights import folder, keras_applications
+from zoo.weights.atomic import replacing
+from zoo.weights.loading import read_h5
+from zoo.weights.transfer import transfer, weights_of
+
+
+@pytest.fixture
+def spatial():
+    return trained(zoo.load("resnet_tiny"))
+
+
+def random_application(name):
+    """keras.applications with random weights, biases and statistics."""
+    network = {
+        "resnet50": keras.applications.ResNet50,
+        "resnet101": keras.applications.ResNet101,
+        "resnet152": keras.applications.ResNet152,
+    }[name](weights=None, classifier_activation=None)
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape
+            gamma = 0.3 if layer.name.endswith("_3_bn") else 1.0  # keeps the sum small
+            layer.set_weights(
+                [
+                    rng.normal(gamma, 0.1, size),
+                    rng.normal(0, 0.1, size),
+                    rng.normal(0, 0.1, size),
+                    rng.uniform(0.5, 1.5, size),
+                ]
+            )
+        elif isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, rng.normal(0, 0.1, bias.shape)])
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
+def test_keras_applications_agree(name):
+    """Their network on one image, ours on a clip of one frame: the same scores."""
+    theirs = random_application(name)
+    ours = zoo.load(name, classifier_activation=None, stem="keras")
+    transfer(keras_applications.convert(theirs), ours)
+    image = (
+        np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype("float32")
+    )
+    prepared = keras.applications.resnet.preprocess_input(image.copy())
+    expected = theirs.predict(prepared, verbose=0)
+    found = ours.predict(image[:, None], verbose=0)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
+
+
+def test_keras_applications_file(tmp_path):
+    """The .h5 file of keras.applications starts T-ResNet, with its stem."""
+    theirs = random_application("resnet50")
+    theirs.save_weights(tmp_path / "legacy.weights.h5")
+    weights = keras_applications.convert(theirs)
+    model = zoo.load("t_resnet50", num_classes=4, stem="keras")
+    report = transfer(weights, model)
+    assert report.head == (1000, 4)
+    new = {name.split("_")[0] for name in report.new}
+    assert new == {"conv", "fc"}
+    assert model.get_layer("rgb_normalization").mean == STEMS["keras"].mean
+
+
+def test_failed_download_says_what_to_do(monkeypatch):
+    def offline(**kwargs):
+        raise Exception("URL fetch failure on https://example.org: None")
+
+    monkeypatch.setitem(keras_applications._BUILDERS, "resnet50", offline)
+    with pytest.raises(ConnectionError, match="Fetch the file elsewhere and pass its"):
+        zoo.load("t_resnet50", weights="imagenet")
+
+
+@pytest.mark.parametrize("kind", ["model", "weights.h5", "keras", "folder"])
+def test_every_source_gives_the_same(kind, spatial, tmp_path):
+    path = tmp_path / f"saved.{kind}"
+    if kind == "model":
+        path = spatial
+    elif kind == "weights.h5":
+        spatial.save_weights(path)
+    elif kind == "keras":
+        spatial.save(path)
+    else:
+        folder.save(path, spatial, folder.ModelRecord("resnet_tiny", 8))
+    again = zoo.load("resnet_tiny", weights=path)
+    np.testing.assert_array_equal(again(clip()), spatial(clip()))
+    still = np.repeat(clip(2, 1), 3, axis=1)
+    time = zoo.load("t_resnet_tiny", weights=path, temporal_scale=0.0)
+    np.testing.assert_allclose(time(still), spatial(still), atol=1e-6)
+
+
+def test_report_says_what_became_of_every_layer(spatial):
+    target = zoo.load("t_resnet_tiny", num_classes=5)
+    report = transfer(weights_of(spatial), target)
+    assert report.head == (8, 5)
+    assert "res3b_branch2b" in report.copied and "bn3b_branch2b" in report.copied
+    assert set(report.new) == {
+        "fc",
+        *(
+            f"conv_time_res{s}{u}_branch2b{part}"
+            for s in (2, 3, 4, 5)
+            for u in "ac"
+            for part in ("", "_scale")
+        ),
+    }
+
+
+def test_new_head_is_said_once(spatial, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        zoo.load("resnet_tiny", weights=spatial, num_classes=3)
+    assert [r.getMessage() for r in caplog.records] == [
+        "resnet_tiny: new classifier, 8 -> 3 classes; it starts untrained."
+    ]
+
+
+def test_weights_carry_their_stem(tmp_path):
+    model = trained(zoo.load("resnet_tiny", stem="keras"))
+    model.save(tmp_path / "m.keras")
+    for weights in (model, tmp_path / "m.keras"):
+        loaded = zoo.load("t_resnet_tiny", weights=weights)
+        assert loaded.get_layer("pool1").padding == (1, 1)
+    with pytest.raises(ValueError, match="trained with stem='keras'.*stem='caffe'"):
+        zoo.load("t_resnet_tiny", weights=model, stem="caffe")
+
+
+def test_folder_carries_options_and_labels(tmp_path):
+    options = {"unit": "release", "temporal_scale": 0.5}
+    model = zoo.load("t_resnet_tiny", num_classes=2, **options)
+    record = folder.ModelRecord("t_resnet_tiny", 2, "softmax", options, ("a", "b"), 4)
+    folder.save(tmp_path / "m", model, record)
+    again, found = folder.load(tmp_path / "m")
+    assert found == record
+    np.testing.assert_array_equal(again(clip()), model(clip()))
+    assert "conv_time_res2a_branch2b_bn" in [
+        layer.name for layer in zoo.load("t_resnet_tiny", tmp_path / "m").layers
+    ]
+
+
+class TestBadWeights:
+    @pytest.mark.parametrize(
+        ("name", "source", "message"),
+        [
+            ("resnet50", "resnet_tiny", "do not fit resnet50. .* have other shapes: "),
+            ("resnet_tiny", "t_resnet_tiny", "have no place in it: conv_time_res2a"),
+            ("resnet101", "resnet50", "have no place in it: res3b_branch2a"),
+        ],
+    )
+    def test_another_architecture(self, name, source, message):
+        with pytest.raises(ValueError, match=message):
+            zoo.load(name, weights=zoo.load(source))
+
+    def test_another_option(self):
+        source = zoo.load("t_resnet_tiny", unit="release")
+        with pytest.raises(ValueError, match="same architecture and options"):
+            zoo.load("t_resnet_tiny", weights=source)
+
+    def test_nothing_is_changed_when_weights_do_not_fit(self, spatial):
+        target = zoo.load("resnet_tiny", num_classes=8)
+        before = target.get_weights()
+        broken = weights_of(spatial)
+        broken.layers["bn5c_branch2c"][0][:] = np.nan
+        with pytest.raises(ValueError, match="layer bn5c_branch2c holds NaN"):
+            transfer(broken, target)
+        for a, b in zip(before, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("page.weights.h5", b"<!DOCTYPE html><html>404</html>"),
+            ("empty.weights.h5", b""),
+            ("page.keras", b"<!DOCTYPE html><html>404</html>"),
+        ],
+    )
+    def test_no_weights_in_the_file(self, name, content, tmp_path):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is not a readable"):
+            zoo.load("resnet_tiny", weights=tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["m.weights.h5", "m.keras"])
+    def test_truncated_file(self, name, spatial, tmp_path):
+        path = tmp_path / name
+        (spatial.save if name == "m.keras" else spatial.save_weights)(path)
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(ValueError, match=f"{name} is not a readable"):
+            zoo.load("resnet_tiny", weights=path)
+
+    def test_missing_and_unknown(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="No weights 'imagnet'.*'imagenet'"):
+            zoo.load("t_resnet50", weights="imagnet")
+        with pytest.raises(ValueError, match="weights must be None, a name, a path"):
+            zoo.load("t_resnet_tiny", weights=42)
+        (tmp_path / "m.pth").touch()
+        with pytest.raises(ValueError, match="unknown kind of weights; accepted are"):
+            zoo.load("t_resnet_tiny", weights=tmp_path / "m.pth")
+
+    def test_incomplete_folder(self, spatial, tmp_path):
+        with pytest.raises(FileNotFoundError, match="is no model folder"):
+            zoo.load("resnet_tiny", weights=tmp_path)
+        folder.save(tmp_path / "m", spatial, folder.ModelRecord("resnet_tiny", 8))
+        (tmp_path / "m" / folder.WEIGHTS).unlink()
+        with pytest.raises(FileNotFoundError, match="incomplete"):
+            folder.load(tmp_path / "m")
+        (tmp_path / "m" / folder.RECORD).write_text(json.dumps({"format": 99}))
+        with pytest.raises(ValueError, match="not a readable model record"):
+            folder.load(tmp_path / "m")
+
+    def test_labels_must_match(self):
+        with pytest.raises(ValueError, match="2 labels for 3 classes"):
+            folder.ModelRecord("resnet_tiny", 3, labels=("a", "b"))
+
+
+class TestAtomicFiles:
+    def test_error_leaves_the_old_file(self, tmp_path):
+        path = tmp_path / "file"
+        path.write_text("old")
+        with pytest.raises(RuntimeError), replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["file"]
+
+    def test_full_disk_is_explained(self, tmp_path):
+        path = tmp_path / "file"
+        path.write_text("old")
+        with (
+            pytest.raises(OSError, match="disk is full .* Nothing was replaced"),
+            replacing(path),
+        ):
+            raise OSError(28, "No space left on device")
+        assert path.read_text() == "old"
+
+    def test_kill_leaves_the_old_file(self, tmp_path):
+        path = tmp_path / "file"
+        path.write_text("old")
+        code = f"""
+            import os, signal
+            from zoo.weights.atomic import replacing
+            with replacing({str(path)!r}) as temporary:
+                temporary.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], cwd=os.curdir
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert path.read_text() == "old"
+
+
+def test_h5_names_normalisations_within_layers(spatial, tmp_path):
+    spatial.save_weights(tmp_path / "m.weights.h5")
+    found = read_h5(tmp_path / "m.weights.h5")
+    expected = weights_of(spatial)
+    assert set(found.layers) == set(expected.layers)
+    for name, arrays in expected.layers.items():
+        for a, b in zip(arrays, found.layers[name], strict=True):
+            np.testing.assert_array_equal(a, b)

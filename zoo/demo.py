@@ -164,7 +164,8 @@ def draw_scenes(videos, path):
             for group in ("static", "moving")
         ]
         frames = [read_video(p).frames[:12:2] for p in chosen]
-        rows.append(np.concatenate([f for clip in frames for f in clip], axis=1))
+        framed = [np.pad(f, ((1, 1), (1, 1), (0, 0))) for clip in frames for f in clip]
+        rows.append(np.concatenate(framed, axis=1))
     picture = np.concatenate(rows, axis=0)
     picture = cv2.resize(picture, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     with replacing(path) as temporary:

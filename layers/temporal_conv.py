@@ -23,9 +23,10 @@ class TemporalConv(keras.layers.Layer):
     frames at both ends; "valid" pads none, T' = floor((T - d (k - 1) - 1) / s) + 1.
 
     The thesis starts its kernels in three ways, all given by `kernel_initializer`:
-    random (a normal distribution of deviation 0.01, chapter 7, the default here),
-    `FeatureIdentity("centre" | "average" | "high_pass")` (chapter 5), and
-    `Inflated()` for a 1x1 convolution spread over time (chapter 4).
+    random (chapter 7, the default here; the released code draws them from a normal
+    distribution of deviation 0.01), `FeatureIdentity("centre" | "average" |
+    "high_pass")` (chapter 5), and `Inflated()` for a 1x1 convolution spread over
+    time (chapter 4).
 
     Args:
         filters: number of output channels; None keeps that of the input.
@@ -34,7 +35,7 @@ class TemporalConv(keras.layers.Layer):
         padding: "same" or "valid".
         dilation_rate: d, frames between neighbouring taps.
         use_bias: add a bias per output channel, zero at first.
-        kernel_initializer: initialiser of the kernel; None is the chapter 7 one.
+        kernel_initializer: initialiser of the kernel.
 
     Raises:
         ValueError: a size below 1, strides and dilation both above 1, an unknown
@@ -52,7 +53,7 @@ class TemporalConv(keras.layers.Layer):
         padding="same",
         dilation_rate=1,
         use_bias=True,
-        kernel_initializer=None,
+        kernel_initializer="he_normal",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -76,8 +77,6 @@ class TemporalConv(keras.layers.Layer):
         self.padding = padding
         self.dilation_rate = dilation_rate
         self.use_bias = use_bias
-        if kernel_initializer is None:
-            kernel_initializer = keras.initializers.RandomNormal(stddev=0.01)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     @property

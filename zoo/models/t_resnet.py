@@ -48,7 +48,7 @@ def thesis_unit(x, shortcut, unit, scale, padding):
     """
     a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
     s = conv_norm(unit, "2b", unit.width, 3)(a)
-    x_t = keras.layers.ReLU()(temporal_conv(unit, padding)(a))
+    x_t = keras.layers.ReLU()(temporal_conv(unit, padding, "he_normal")(a))
     x_t = affine_scale(unit, scale)(x_t)
     s, shortcut = keep_centre(padding, s, shortcut)
     return keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t]), shortcut
@@ -63,7 +63,8 @@ def release_unit(x, shortcut, unit, scale, padding):
     a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
     s = layers.SpatialConv(unit.width, 3, name=f"res{unit.name}_branch2b")(a)
     x_t = norm_relu(a, f"{temporal_name(unit)}_bn", unit)
-    x_t = affine_scale(unit, scale)(temporal_conv(unit, padding)(x_t))
+    small = keras.initializers.RandomNormal(stddev=0.01)
+    x_t = affine_scale(unit, scale)(temporal_conv(unit, padding, small)(x_t))
     s, shortcut = keep_centre(padding, s, shortcut)
     u = keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t])
     return norm_relu(u, f"bn{unit.name}_branch2b", unit), shortcut
@@ -83,9 +84,11 @@ def norm_relu(x, name, unit):
     return keras.layers.ReLU()(x)
 
 
-def temporal_conv(unit, padding):
+def temporal_conv(unit, padding, initializer):
     """W_t, 1x1x3 from random weights, and b = 0 (eq. 7.4)."""
-    return layers.TemporalConv(taps=3, padding=padding, name=temporal_name(unit))
+    return layers.TemporalConv(
+        padding=padding, kernel_initializer=initializer, name=temporal_name(unit)
+    )
 
 
 def affine_scale(unit, scale):
@@ -221,13 +224,13 @@ def t_resnet152(num_classes=20, classifier_activation="softmax", **options):
 
 
 @register(
-    parameters=351_648,
-    multiply_adds=0.042,
+    parameters=576_488,
+    multiply_adds=0.0712,
     receptive_field={
-        "res2": (5, 35),
-        "res3": (9, 83),
-        "res4": (13, 179),
-        "res5": (17, 371),
+        "res2": (3, 19),
+        "res3": (5, 35),
+        "res4": (7, 67),
+        "res5": (9, 131),
     },
     warm_start="resnet_tiny",
     **{**FACTS, "clip": (8, 64, 64), "weights": ()},

@@ -61,7 +61,8 @@ EXTRA_CLASSES = (
 
 # Per clip, uniform between the two values. Lengths are shares of the frame's shorter
 # side, so that clips of any size look alike.
-SPEED = (0.04, 0.08)  # mean way of a disc from frame to frame
+SPEED = (0.04, 0.08)  # way of a drifting disc from frame to frame
+SPIN = 0.5  # mean way in an expansion or rotation, as a share of a drift's
 DISCS = (7.0, 14.0)  # expected number of discs in a square view
 RADIUS = (0.05, 0.12)  # per disc
 PAN = 0.25  # largest way of the camera within a clip
@@ -95,7 +96,7 @@ _SHIFT = {
 class Motion:
     """One clip's motion: x -> centre + matrix (x - centre) + shift + scatter * noise.
 
-    Source: the module docstring; lengths in pixels, angles clockwise on the screen.
+    Lengths are in pixels; the module docstring says what it is for.
 
     Attributes:
         matrix: [2, 2] linear part of the map from one frame to the next.
@@ -119,10 +120,7 @@ class Motion:
         return float(np.linalg.det(self.matrix))
 
     def steps(self, time: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Draws the translations [count, 2] of discs from frame ``time`` to the next.
-
-        Source: the module docstring.
-        """
+        """Draws translations [count, 2] of discs from frame ``time`` to the next."""
         shift = self.shift
         if self.period:
             # A triangle wave, so that the speed is that of the drifts.
@@ -134,15 +132,14 @@ class Motion:
 def make_motion(class_name: str, size: tuple[int, int], rng) -> Motion:
     """Draws the motion of one clip: its speed and its centre.
 
-    Source: the module docstring.
-
     Args:
         class_name: one of ``CLASSES`` or ``EXTRA_CLASSES``.
         size: frame height and width in pixels.
         rng: numpy random generator; the same draws are made for every class.
 
     Returns:
-        The motion; all classes have the same mean speed and the same turnover.
+        The motion; the turnover is the same for all classes, and so is the mean speed
+        but for the factor ``SPIN`` of the maps that have a centre.
 
     Raises:
         ValueError: the class is unknown.
@@ -153,8 +150,9 @@ def make_motion(class_name: str, size: tuple[int, int], rng) -> Motion:
     speed = rng.uniform(*SPEED) * side
     offset = rng.uniform(-CENTRE, CENTRE, 2) * side
     centre = np.array([(width - 1) / 2, (height - 1) / 2]) + offset
-    # The mean distance to the centre of a square of side a is 0.383 a.
-    rate = speed / (0.383 * math.sqrt(height * width))
+    # The mean distance to the centre of a square of side a is 0.383 a. Slower than the
+    # drifts, since the rate is also the turnover: at full speed few discs live long.
+    rate = SPIN * speed / (0.383 * math.sqrt(height * width))
     oscillates = class_name.startswith("oscillation")
     return Motion(
         matrix=_exponential(rate, _LINEAR.get(class_name)),
@@ -179,10 +177,7 @@ def _exponential(rate, generator):
 
 
 def check_class(class_name: str) -> None:
-    """Raises a ValueError that lists the classes if ``class_name`` is not one of them.
-
-    Source: the module docstring.
-    """
+    """Raises a ValueError that lists the classes if ``class_name`` is none of them."""
     if class_name not in CLASSES + EXTRA_CLASSES:
         raise ValueError(
             f"unknown class {class_name!r}; the classes are {', '.join(CLASSES)} "
@@ -292,7 +287,7 @@ def render_clip(
 ) -> np.ndarray:
     """Renders one clip of a synthetic dynamic scene.
 
-    Source: the module docstring; the two camera conditions of thesis section 7.4.
+    The two camera conditions are those of thesis section 7.4.
 
     Args:
         class_name: one of ``CLASSES`` or ``EXTRA_CLASSES``.
@@ -335,10 +330,7 @@ def render_clip(
 
 
 def check_shape(size: tuple[int, int], frames: int) -> None:
-    """Raises a ValueError unless clips of this size and length can be rendered.
-
-    Source: limits of ``render_clip``.
-    """
+    """Raises a ValueError unless clips of this size and length can be rendered."""
     pair = isinstance(size, tuple | list) and len(size) == 2
     if not pair or not all(is_int(s) and s >= 16 for s in size):
         raise ValueError(
@@ -353,7 +345,7 @@ def check_shape(size: tuple[int, int], frames: int) -> None:
 
 
 def is_int(value) -> bool:
-    """Whether ``value`` is a whole number (bool is not). Source: plain helper."""
+    """Whether ``value`` is a whole number (a bool is not)."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

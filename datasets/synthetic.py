@@ -113,8 +113,6 @@ def write_dynamic_scenes(
 def encode(clip: np.ndarray, fps: float = 25) -> bytes:
     """Encodes frames as H.264 in MP4, every frame by itself.
 
-    Source: the module docstring.
-
     Args:
         clip: RGB frames, uint8 [T, H, W, 3], H and W even.
         fps: frames per second.

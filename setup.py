@@ -57,7 +57,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={"zoo": "zoo", **{f"zoo.{name}": name for name in FOLDERS}},
-    package_data={"zoo": ["py.typed", "assets/*"]},
+    package_data={"zoo": ["py.typed"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "bench": BENCH,

@@ -142,6 +142,33 @@ class VideoList:
             groups=tuple(self.groups[i] for i in positions),
         )
 
+    def with_classes(self, names):
+        """Returns the same videos with labels counted in other class names.
+
+        Args:
+            names: Class names in the order wanted, such as those of a trained model;
+                some of them may have no video here.
+
+        Returns:
+            A VideoList in the same order, with these class names.
+
+        Raises:
+            ValueError: If a class of this list is not among the names.
+        """
+        names = tuple(names)
+        extra = [name for name in self.class_names if name not in names]
+        if extra:
+            missing = [name for name in names if name not in self.class_names]
+            raise ValueError(
+                f"The classes differ: {', '.join(extra)} in these videos belong to "
+                f"none of the {len(names)} classes of the model, of which "
+                f"{', '.join(missing) or 'none'} have no videos here. Leave these "
+                "videos out or rename their classes."
+            )
+        positions = [names.index(name) for name in self.class_names]
+        labels = tuple(positions[label] for label in self.labels)
+        return dataclasses.replace(self, labels=labels, class_names=names)
+
     def only(self, group):
         """Returns the videos of one group, such as "static".
 

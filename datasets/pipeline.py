@@ -72,7 +72,7 @@ class Skipped:
     Attributes:
         reasons: Reason of each bad video by its path, in the order of first sight.
         counts: How often each bad video was skipped, by its path.
-        error: The VideoError that ended the pipeline, None if it didn't end so.
+        error: The VideoError or CacheFull that ended the pipeline, or None.
     """
 
     def __init__(self):
@@ -97,7 +97,7 @@ class Skipped:
 
     @contextlib.contextmanager
     def reraising(self):
-        """Turns tf.data's error back into the VideoError that caused it.
+        """Turns tf.data's error back into `error`, which caused it.
 
         An exception inside a tf.data pipeline reaches ``model.fit`` as a
         tf.errors.OpError. Around ``fit``, this raises the original instead.
@@ -108,6 +108,10 @@ class Skipped:
             if self.error is None:
                 raise
             raise self.error from None
+
+
+class CacheFull(ValueError):
+    """The videos don't fit into the memory that a FrameCache was given."""
 
 
 class FrameCache:
@@ -140,7 +144,7 @@ class FrameCache:
 
         Raises:
             VideoError: If the video is bad.
-            MemoryError: If the video doesn't fit into the bound.
+            CacheFull: If the video doesn't fit into the bound.
         """
         key = path, shorter_side
         with self._lock:
@@ -154,14 +158,15 @@ class FrameCache:
             return self._frames[key]
 
     def _claim(self, path, count):
-        """Books memory for a video, or raises MemoryError."""
+        """Books memory for a video, or raises CacheFull."""
         with self._lock:
             if self._bytes + count > self._max_bytes:
-                raise MemoryError(
+                raise CacheFull(
                     f"{path}: {count} bytes of frames don't fit into the cache, which "
                     f"holds {self._bytes} of max_bytes={self._max_bytes} in "
-                    f"{len(self._frames)} video(s). Raise max_bytes, lower "
-                    "shorter_side or do without the cache."
+                    f"{len(self._frames)} video(s). Raise max_bytes "
+                    "(zoo train --cache_mib), lower shorter_side or do without the "
+                    "cache."
                 )
             self._bytes += count
 
@@ -255,8 +260,9 @@ def training_dataset(
 
     Raises:
         ValueError: If a batch is larger than an epoch, or a number is out of range.
-        VideoError: While iterating, if more videos are bad than accepted. tf.data
-            wraps it in an OpError; see Skipped.reraising.
+        VideoError, CacheFull: While iterating, if more videos are bad than accepted,
+            or the cache is too small. tf.data wraps them in an OpError; see
+            Skipped.reraising.
     """
     spec = ClipSpec() if spec is None else spec
     skipped = Skipped() if skipped is None else skipped
@@ -276,7 +282,7 @@ def training_dataset(
                 ahead = batch_size + pool.workers
                 samples = pool.map_in_order(source.sample, slots, ahead)
                 yield from _batched(account.good(samples), batch_size)
-        except VideoError as error:
+        except (VideoError, CacheFull) as error:
             skipped.error = error
             raise
 

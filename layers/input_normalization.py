@@ -35,6 +35,11 @@ class RGBNormalization(keras.layers.Layer):
 
     def _require_rgb(self, shape):
         require_clip(shape, self)
+        if 0 in tuple(shape):
+            raise ValueError(
+                f"RGBNormalization ({self.name}) got an empty clip, shape "
+                f"{tuple(shape)}; every axis must be at least 1."
+            )
         if shape[-1] != len(self.mean):
             raise ValueError(
                 f"RGBNormalization ({self.name}) takes RGB frames, "

@@ -47,16 +47,20 @@ class SpatialMaxPooling(keras.layers.Layer):
         return (1, 1), (self.pool_size, self.strides)
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
-        for size in input_shape[2:4]:
+        self._require_room(input_shape)
+
+    def _require_room(self, shape):
+        require_clip(shape, self)
+        for size in shape[2:4]:
             if size is not None and size + sum(self.padding) < self.pool_size:
                 raise ValueError(
-                    f"SpatialMaxPooling ({self.name}): frames of {input_shape[2]} x "
-                    f"{input_shape[3]} are smaller than the window of "
-                    f"{self.pool_size}; use larger frames."
+                    f"SpatialMaxPooling ({self.name}): frames of {shape[2]} x "
+                    f"{shape[3]} are smaller than the window of {self.pool_size}; use "
+                    "larger frames."
                 )
 
     def call(self, x):
+        self._require_room(x.shape)
         frames = fold_time(x)
         if any(self.padding):
             pad = ((0, 0), self.padding, self.padding, (0, 0))
@@ -168,8 +172,11 @@ class TemporalMaxPooling(keras.layers.Layer):
         return (self.pool_size, self.strides), (1, 1)
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
-        time = input_shape[1]
+        self._require_length(input_shape)
+
+    def _require_length(self, shape):
+        require_clip(shape, self)
+        time = shape[1]
         if None not in (time, self.pool_size) and time < self.pool_size:
             raise ValueError(
                 f"TemporalMaxPooling ({self.name}): a clip of {time} frames is shorter "
@@ -177,6 +184,7 @@ class TemporalMaxPooling(keras.layers.Layer):
             )
 
     def call(self, x):
+        self._require_length(x.shape)
         if self.pool_size is None:
             return ops.max(x, axis=1, keepdims=True)
         batch, time, height, width, channels = ops.shape(x)

@@ -45,9 +45,8 @@ def scale_centred(x, inverse, gamma, beta):
         slope = average(dy * x) * inverse
         dx = (dy - mean - x * (slope * inverse)) * (gamma * inverse)
         count = ops.cast(ops.shape(x)[1], x.dtype)
-        d_gamma, d_beta = (
-            ops.sum(d * count, axis=0, keepdims=True) for d in (slope, mean)
-        )
+        d_gamma = ops.sum(slope * count, axis=0, keepdims=True)
+        d_beta = ops.sum(mean * count, axis=0, keepdims=True)
         return dx, ops.zeros_like(inverse), d_gamma, d_beta
 
     return x * (gamma * inverse) + beta, gradient
@@ -75,7 +74,8 @@ class SubBatchNormalization(keras.layers.Layer):
         epsilon: added to the variance.
 
     Raises:
-        ValueError: a batch that is known not to be a multiple of `clips`.
+        ValueError: a batch that is known not to be a multiple of `clips`; a batch of
+            unknown size fails at run time.
 
     Source: thesis Table 4.2; released code for momentum and epsilon.
     """
@@ -137,7 +137,7 @@ class SubBatchNormalization(keras.layers.Layer):
 
     def _group(self, x):
         """[B, ..., C] -> [groups, positions, C]."""
-        batch, *_, channels = ops.shape(x)
+        batch, *positions, channels = ops.shape(x)
         if self.clips is None:
             return ops.reshape(x, (1, -1, channels))
         if isinstance(batch, int) and batch % self.clips:
@@ -146,7 +146,11 @@ class SubBatchNormalization(keras.layers.Layer):
                 f"be cut into groups of {self.clips}; use a batch size that is a "
                 "multiple of it on every replica and drop the remainder."
             )
-        return ops.reshape(x, (batch // self.clips, -1, channels))
+        # Counted, not left to the reshape: a remainder must fail, not shift groups.
+        count = self.clips
+        for size in positions:
+            count = count * size
+        return ops.reshape(x, (batch // self.clips, count, channels))
 
     def _update(self, moving, batch):
         batch = ops.mean(batch, axis=(0, 1))

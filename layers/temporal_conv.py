@@ -93,13 +93,8 @@ class TemporalConv(keras.layers.Layer):
         return self._extent // 2 if self.padding == "same" else 0
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
-        time, channels = input_shape[1], input_shape[-1]
-        if time is not None and time + 2 * self._pad < self._extent:
-            raise ValueError(
-                f"TemporalConv ({self.name}): a clip of {time} frames is shorter than "
-                f"the kernel's {self._extent}; use padding='same' or longer clips."
-            )
+        self._require_length(input_shape)
+        channels = input_shape[-1]
         filters = self.filters or channels
         self.kernel = self.add_weight(
             name="kernel",
@@ -111,7 +106,17 @@ class TemporalConv(keras.layers.Layer):
                 name="bias", shape=(filters,), initializer="zeros"
             )
 
+    def _require_length(self, shape):
+        require_clip(shape, self)
+        time = shape[1]
+        if time is not None and time + 2 * self._pad < self._extent:
+            raise ValueError(
+                f"TemporalConv ({self.name}): a clip of {time} frames is shorter than "
+                f"the kernel's {self._extent}; use padding='same' or longer clips."
+            )
+
     def call(self, x):
+        self._require_length(x.shape)
         batch, time, height, width, channels = ops.shape(x)
         # All pixels of a frame side by side: a 2-D convolution with a k x 1 kernel.
         rows = ops.reshape(x, (batch, time, height * width, channels))

@@ -1,10 +1,13 @@
 """The view of a video at test time: frames taken and their size."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from zoo.datasets.sampling import test_indices
 from zoo.layers import ClipView
 from zoo.layers.clip_view import equally_spaced, resize_matrix, take_frames
 
@@ -19,6 +22,14 @@ def test_equally_spaced(frames):
         if length >= frames:
             assert len(set(indices)) == frames
             assert np.ptp(np.diff(indices)) <= 1 if frames > 1 else True
+
+
+def test_same_frames_as_the_reader_takes():
+    """Evaluation reads these frames from the file; the served graph takes them."""
+    for length, frames in itertools.product(range(1, 40), (1, 5, 16)):
+        np.testing.assert_array_equal(
+            equally_spaced(length, frames), test_indices(length, frames)
+        )
 
 
 def test_view_of_a_view_changes_nothing():

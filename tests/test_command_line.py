@@ -1,5 +1,7 @@
 """The `zoo` command: what it prints, its exit codes, its errors in one line."""
 
+import dataclasses
+import logging as std_logging
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 
 from tests import training_cases, video_files
 from zoo import registry
-from zoo.__main__ import COMMANDS, main
+from zoo.__main__ import COMMANDS, _is_worth_saying, main
 from zoo.weights import folder as model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +115,9 @@ def test_list_and_info_show_the_registry(capsys):
         (("predict", "v.mp4", "--model", "nowhere"), "nowhere does not exist"),
         (("export", "--out", "x", "--model", "nowhere"), "no model folder"),
         (("predict", "--modell", "x"), "`zoo predict --help` lists the flags"),
+        (("predict", "v", "--model", "x", "--top=0"), "--top must be at least 1; got"),
+        (("predict", "v", "--model", "x", "--top=-2"), "at least 1; got -2"),
+        (("train", "dynamic_scenes", "--set", "stride=3"), "stride must be two"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(capsys, argv, message):
@@ -171,6 +176,53 @@ def test_predict_warns_of_a_video_that_is_damaged(capsys, trained, tmp_path):
     assert " frames decoded of 30 declared" in err
 
 
+def test_predict_refuses_a_video_that_is_too_thin(capsys, trained, tmp_path):
+    thin = video_files.noise(3, 2, 40000)
+    path = str(tmp_path / "thin.avi")
+    video_files.write(path, thin, "rawvideo")
+    record = model_folder.load_record(trained)
+    wide = tmp_path / "wide"
+    record = dataclasses.replace(record, frames=16, shorter_side=64)
+    model_folder.save(wide, training_cases.probe_net(), record)
+    code, out, err = run(capsys, "predict", path, "--model", str(wide))
+    assert (code, out) == (1, "") and f"failed: {path}: 40000 x 2 pixels" in err
+
+
+def test_the_folder_of_a_training_is_not_its_model(capsys, trained, tmp_path):
+    os.rename(trained, tmp_path / "best")
+    for argv in (("predict", "v.mp4"), ("export", "--out", "x")):
+        code, _, err = run(capsys, *argv, "--model", str(tmp_path))
+        assert code == 2 and f"did you mean {tmp_path}/best?" in err
+
+
+def test_evaluate_tries_its_folder_before_it_computes(capsys, trained, tmp_path):
+    data = str(training_cases.write_videos(tmp_path / "videos"))
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "report")
+    argv = ["--model", trained, "--data", data, "--out", out]
+    code, printed, err = run(capsys, "evaluate", *argv)
+    assert (code, printed) == (2, "") and err.count("\n") == 1
+    assert f"Could not write {out}: Not a directory" in err
+
+
+def test_evaluate_matches_classes_by_name(capsys, trained, tmp_path):
+    data = training_cases.write_videos(tmp_path / "videos")
+    for camera in data.iterdir():
+        (camera / "dark").rename(camera / "dusk")
+    code, _, err = run(capsys, "evaluate", "--model", trained, "--data", str(data))
+    assert code == 2 and "dusk in these videos belong to none of the 2 classes" in err
+
+
+def test_details_of_tensorflow_are_not_shown():
+    def record(level, path):
+        return std_logging.LogRecord("absl", level, path, 1, "text", (), None)
+
+    theirs = "/lib/tensorflow/python/saved_model/fingerprinting_utils.py"
+    assert not _is_worth_saying(record(std_logging.INFO, theirs))
+    assert _is_worth_saying(record(std_logging.WARNING, theirs))
+    assert _is_worth_saying(record(std_logging.INFO, "/src/zoo/training/fit.py"))
+
+
 # --- train, evaluate, export ---------------------------------------------------------
 
 
@@ -195,7 +247,10 @@ def test_from_videos_to_a_served_prediction(capsys, probe, video, tmp_path):
     assert (tmp_path / "report" / "confusion.png").is_file()
 
     served = str(tmp_path / "served")
-    code, printed, _ = run(capsys, "export", *best, "--out", served, "--name", "probe")
+    code, printed, err = run(
+        capsys, "export", *best, "--out", served, "--name", "probe"
+    )
+    assert "microseconds" not in err and "fingerprint" not in err
     assert code == 0 and printed == f"{served}/probe/1\n"
     ours = run(capsys, "predict", video, *best)
     theirs = run(capsys, "predict", video, "--model", f"{served}/probe")

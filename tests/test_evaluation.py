@@ -6,11 +6,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import training_cases, video_files
-from zoo.datasets import VideoList, read_video
+from zoo.datasets import VideoError, VideoList, read_video
 from zoo.datasets.sampling import test_indices as equally_spaced
 from zoo.evaluation import Results, Skip, evaluate, report
+from zoo.evaluation.evaluate import NetworkError, network_errors, view_pixels
 from zoo.models.testing import video_classifier
 
 
@@ -77,6 +79,58 @@ def test_unsuitable_models_and_lists_are_errors(videos, tmp_path):
     bad = VideoList.from_folder(tmp_path / "bad")
     with pytest.raises(ValueError, match="None of the 2 videos .* is empty"):
         evaluate(training_cases.probe_net(), bad, 3, 16)
+
+
+def test_classes_are_matched_by_name(videos):
+    model = training_cases.probe_net(3)
+    trained = ("light", "sunset", "dark")
+    results = evaluate(model, videos, 3, 16, labels=trained)
+    assert results.classes == trained
+    assert results.count(label=1) == 0 and results.count(label=2) == 4
+    for path, label in zip(results.paths, results.labels, strict=True):
+        assert f"/{trained[label]}/" in path
+    with pytest.raises(ValueError, match="dark in .* none of the 2 .* sunset have no"):
+        evaluate(model, videos, 3, 16, labels=("light", "sunset"))
+
+
+def test_a_thin_video_is_a_skip_with_a_reason(model, tmp_path):
+    for name in ("dark", "light"):
+        frames = video_files.noise(3, 16, 24)
+        (tmp_path / name).mkdir()
+        video_files.write(tmp_path / name / "good.mp4", frames)
+    thin = video_files.noise(3, 2, 4000)
+    video_files.write(tmp_path / "dark" / "thin.avi", thin, "rawvideo")
+    results = evaluate(model, VideoList.from_folder(tmp_path), 16, 256, flip=False)
+    (skip,) = results.skipped
+    assert skip.path.endswith("thin.avi") and results.count() == 2
+    assert f"{skip.path}: 4000 x 2 pixels are too thin" in skip.reason
+
+
+def test_the_limit_of_the_view_is_that_of_an_export():
+    assert view_pixels((9, 480, 854, 3), 16, 256) == 16 * 256 * 455
+    assert view_pixels((1, 1, 512, 3), 16, 64) == 2**25
+    with pytest.raises(VideoError, match="have 33619968 pixels, accepted are 33554432"):
+        view_pixels((1, 513, 1, 3), 16, 64)
+
+
+def test_small_clips_share_a_batch_by_what_the_network_sees(model, tmp_path):
+    from zoo.evaluation.evaluate import BATCH_PIXELS, evaluate_with
+
+    root = training_cases.write_videos(tmp_path / "set", per_class=8)
+    batches = []
+
+    def score(clips):
+        batches.append(len(clips))
+        return np.zeros((len(clips), 2), "float32")
+
+    evaluate_with(score, VideoList.from_folder(root), 3, 160)
+    assert max(batches) == BATCH_PIXELS // (3 * 160 * 240) == 3 and sum(batches) == 16
+
+
+def test_errors_of_tensorflow_are_said_in_one_line():
+    with pytest.raises(NetworkError, match="^[^\n]*: OOM at x; shrink it.$"):
+        with network_errors("shrink it"):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM at x\nTrace")
 
 
 # --- figures -------------------------------------------------------------------------

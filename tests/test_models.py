@@ -168,6 +168,8 @@ class TestTiny:
             ((1, 5, 64, 64, 4), "expected shape=.None, None, None, None, 3"),
             ((1, 5, 64, 64, 1), "takes RGB frames, 3 channels, got shape .1, 5, 64"),
             ((2, 1, 5, 64, 64, 3), "expected shape=.None, None, None, None, 3"),
+            ((1, 0, 64, 64, 3), "empty clip, shape .1, 0, 64, 64, 3"),
+            ((1, 5, 2, 64, 3), "frames of 1 x 32 are smaller than the window of 3"),
         ],
     )
     def test_wrong_shape_is_named(self, name, shape, message):

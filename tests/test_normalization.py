@@ -53,6 +53,17 @@ def test_whole_batch_is_keras_batch_normalization():
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_remainder_of_a_batch_of_unknown_size_fails():
+    """It must not shift the groups, which would mix clips silently."""
+    layer = layer_with_affine(2)
+    spec = tf.TensorSpec([None, *SHAPE[1:]], tf.float32)
+    step = tf.function(lambda x: layer(x, training=True), input_signature=[spec])
+    np.testing.assert_allclose(step(clip()), layer(clip(), training=True), atol=1e-5)
+    for batch in (1, 3, 5):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="requested shape"):
+            step(clip()[:batch])
+
+
 def test_moving_statistics_average_the_groups():
     layer, x = layer_with_affine(2, "float64"), clip(dtype="float64")
     layer(x, training=True)

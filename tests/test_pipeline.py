@@ -14,6 +14,7 @@ from zoo.datasets import pipeline
 from zoo.datasets.augment import apply_crop, draw_crop
 from zoo.datasets.listing import VideoList
 from zoo.datasets.pipeline import (
+    CacheFull,
     ClipSpec,
     FrameCache,
     Skipped,
@@ -312,7 +313,7 @@ def test_cache_is_bounded(videos):
     cache = FrameCache(max_bytes=3 * 20 * 24 * 32 * 3)
     for path in videos.paths[:3]:
         cache.frames(path)
-    with pytest.raises(MemoryError, match="in 3 video.s.. Raise max_bytes"):
+    with pytest.raises(CacheFull, match="in 3 video.s.. Raise max_bytes"):
         cache.frames(videos.paths[3])
     assert not cache.frames(videos.paths[0]).flags.writeable
 

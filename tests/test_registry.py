@@ -37,7 +37,7 @@ def test_names_in_natural_order():
 
 def test_own_model_is_a_model_like_the_others(own_model):
     assert "my_net2" in zoo.list_models()
-    assert zoo.info("my_net2").options == {"width": 4}
+    assert dict(zoo.info("my_net2").options) == {"width": 4}
     assert zoo.load("my_net2", num_classes=7, width=2).output_shape == (None, 7)
     with pytest.raises(ValueError, match="'my_net2' is registered already, by tests"):
         zoo.register(task="classification", section="none")(own_model)
@@ -63,6 +63,9 @@ def test_records_are_frozen_and_print_as_cards():
     info = zoo.info("t_resnet50")
     with pytest.raises(AttributeError):
         info.name = "other"
+    with pytest.raises(TypeError):
+        info.options["unit"] = "other"
+    assert hash(info) == hash(zoo.info("t_resnet50"))
     card = str(info)
     for fact in ("7.3", "25.64 M", "66.6 G", "16 x 224 x 224", "res5 17 frames x 483"):
         assert fact in card
@@ -86,7 +89,7 @@ def test_unknown_endpoint_names_the_nearest():
     assert list(zoo.features(model, "res4").output) == ["res4"]
 
 
-@pytest.mark.parametrize("num_classes", [0, -1, 2.5, "ten"])
+@pytest.mark.parametrize("num_classes", [0, -1, 2.5, "ten", True])
 def test_number_of_classes_is_checked(num_classes):
     with pytest.raises(ValueError, match="num_classes must be a positive integer"):
         zoo.load("resnet_tiny", num_classes=num_classes)

@@ -114,6 +114,8 @@ def test_order_of_frames_matters_only_with_time():
 def test_valid_padding_shortens_the_clip():
     """7.3.2: two frames less at each of the four units; nine frames leave one."""
     model = trained(zoo.load("t_resnet_tiny", temporal_padding="valid"), frames=9)
+    with pytest.raises(ValueError, match="a clip of 2 frames is shorter than"):
+        model(clip(1, 8))
     maps = zoo.features(model, ["res2", "res5"])(clip(1, 9))
     assert maps["res2"].shape[1] == 7
     assert maps["res5"].shape[1] == 1

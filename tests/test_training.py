@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +16,18 @@ import tensorflow as tf
 
 from tests import training_cases
 from zoo import registry
-from zoo.datasets import VideoList
+from zoo.datasets import FrameCache, VideoList
 from zoo.evaluation import evaluate
 from zoo.training import Recipe, callbacks, history, train
 from zoo.training.devices import check_batch, make_strategy
 from zoo.training.optimizers import MULTIPLIERS, ThesisSGD, make_optimizer
 from zoo.training.recipe import override
 from zoo.training.recipes import RECIPES, find
-from zoo.training.run import open_run
+from zoo.training.run import begin, identity_of, open_run
 from zoo.training.schedules import DropAtSaturation, count_drops
 from zoo.training.validation import cross_entropy
 from zoo.weights import folder as model_folder
+from zoo.weights.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = training_cases.RECIPE
@@ -228,6 +230,30 @@ def test_recipes_are_checked():
         find("dynamic")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stride=3", r"stride must be two whole numbers such as \(5, 15\); got 3"),
+        ("stride=(1, 2, 3)", "stride must be two whole numbers"),
+        ("learning_rate=abc", "learning_rate must be a number; got 'abc'"),
+        ("learning_rate=1e999", "learning_rate must be positive; got inf"),
+        ("options=3", "options must be a dict of plain values .* got 3"),
+        ("options={1: 2}", "options must be a dict"),
+        ("options={'a': {1}}", "options must be a dict"),
+        ("options={[]: 1}", "options must be a dict"),
+        ("flip=1", "flip must be True or False; got 1"),
+        ("epochs=True", "epochs must be a whole number of at least 1; got True"),
+        ("epochs=0", "epochs must be a whole number of at least 1; got 0"),
+        ("model=None", "model must be a word; got None"),
+        ("weights=5", "weights must be a word or None; got 5"),
+        ("jitter=x", "jitter must be a number; got 'x'"),
+    ],
+)
+def test_every_field_of_a_recipe_is_checked_for_its_type(setting, message):
+    with pytest.raises(ValueError, match=message):
+        override(RECIPE, [setting])
+
+
 # --- history and run folder ----------------------------------------------------------
 
 
@@ -247,7 +273,7 @@ def test_history_keeps_saved_epochs_and_no_torn_row(tmp_path):
 
 def test_a_run_folder_of_something_else_is_refused(tmp_path):
     identity = {"model": "resnet_tiny", "epochs": 3, "stride": (1, 2)}
-    open_run(tmp_path / "run", identity)
+    begin(open_run(tmp_path / "run", identity), identity)
     open_run(tmp_path / "run", {**identity, "epochs": 5})  # may be trained on
     with pytest.raises(ValueError, match="began with model 'resnet_tiny', now 't_res"):
         open_run(tmp_path / "run", {**identity, "model": "t_resnet_tiny"})
@@ -258,6 +284,67 @@ def test_a_run_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json is not readable"):
         open_run(tmp_path / "run", identity)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"no": 1}}, "has no option 'no'"),
+        ({"weights": "nowhere"}, "neither a known name"),
+        ({"stride": (3, 1)}, "stride"),
+        ({"jitter": 2.0}, "jitter must be in"),
+        ({"optimizer": "sdg"}, "Unknown optimizer 'sdg'"),
+        ({"batch_size": 64}, "batch_size must be in 1...8"),
+    ],
+)
+def test_a_wrong_setting_leaves_no_run_behind(probe, videos, tmp_path, change, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train(replace(RECIPE, **change), videos, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_needs_the_classes_of_the_training(probe, videos, tmp_path):
+    other = replace(videos, class_names=("dark", "dusk"))
+    with pytest.raises(ValueError, match="missing: light; extra: dusk"):
+        train(RECIPE, videos, tmp_path / "run", other, verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_identity_of_a_run_knows_which_class_is_which(videos):
+    swapped = replace(videos, class_names=videos.class_names[::-1])
+    ours, theirs = (
+        identity_of(RECIPE, videos, valid, 0)["validation"]
+        for valid in (videos, swapped)
+    )
+    assert ours != theirs
+
+
+def test_a_cache_that_is_too_small_is_said_as_such(probe, videos, tmp_path):
+    recipe = replace(RECIPE, epochs=1)
+    with pytest.raises(ValueError, match="don't fit into the cache.*Raise max_bytes"):
+        train(recipe, videos, tmp_path / "run", cache=FrameCache(1000), verbose=0)
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next(tmp_path):
+    code = f"""
+        import os, signal
+        from zoo.weights.atomic import replacing
+        with replacing({str(tmp_path / "run" / "run.json")!r}) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, env=environment, timeout=60).returncode == -9
+    (left,) = (tmp_path / "run").iterdir()
+    assert left.name.startswith(".writing-")
+    run = open_run(tmp_path / "run", {"seed": 1})
+    # Whoever still lives keeps his folder.
+    with replacing(tmp_path / "run" / "other") as temporary:
+        begin(run, {"seed": 1})
+        assert [p for p in run.path.glob(".*")] == [temporary.parent]
+        temporary.touch()
+    assert sorted(p.name for p in run.path.iterdir()) == ["other", "run.json"]
 
 
 # --- devices -------------------------------------------------------------------------
@@ -359,7 +446,7 @@ def test_a_killed_training_resumes_with_the_same_result(tmp_path):
 
     whole = run("whole")
     assert whole.returncode == 0, whole.stderr
-    for kill_at in ("batch", "epoch end"):
+    for kill_at in ("start", "batch", "epoch end"):
         assert run("killed", kill_at).returncode == -9
     rows = history.read(tmp_path / "killed" / "history.csv")
     assert (

@@ -123,6 +123,23 @@ def test_report_says_what_became_of_every_layer(spatial):
     }
 
 
+def test_assumed_stem_is_said(spatial, tmp_path, caplog):
+    path = tmp_path / "m.weights.h5"
+    spatial.save_weights(path)
+    with caplog.at_level("WARNING", logger="absl"):
+        zoo.load("resnet_tiny", weights=path, stem="caffe")
+        assert not caplog.records
+        zoo.load("resnet_tiny", weights=path)
+    assert "does not say which stem" in caplog.text
+
+
+def test_headless_weights_say_so(spatial, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        trunk = zoo.features(spatial, ["res5"])
+        zoo.load("resnet_tiny", weights=trunk)
+    assert "has no classifier; the new one starts untrained" in caplog.text
+
+
 def test_new_head_is_said_once(spatial, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         zoo.load("resnet_tiny", weights=spatial, num_classes=3)
@@ -171,6 +188,20 @@ class TestBadWeights:
         source = zoo.load("t_resnet_tiny", unit="release")
         with pytest.raises(ValueError, match="same architecture and options"):
             zoo.load("t_resnet_tiny", weights=source)
+
+    def test_missing_layers(self, spatial):
+        with pytest.raises(ValueError, match="it needs are missing: res3a_branch2a"):
+            zoo.load("resnet_tiny", weights=zoo.features(spatial, ["res2"]))
+        with pytest.raises(ValueError, match="it needs are missing: conv1, bn_conv1"):
+            zoo.load("resnet_tiny", weights=keras.Sequential(name="empty"))
+        with pytest.raises(ValueError, match="missing: conv_time_res2a_branch2b_bn"):
+            source = zoo.load("t_resnet_tiny", unit="thesis")
+            zoo.load("t_resnet_tiny", weights=source, unit="release")
+
+    def test_file_that_is_none_of_keras_applications(self, tmp_path):
+        (tmp_path / "page.h5").write_bytes(b"<html>404</html>")
+        with pytest.raises(ValueError, match="page.h5 holds no weights of keras.appl"):
+            zoo.load("t_resnet50", weights=tmp_path / "page.h5")
 
     def test_nothing_is_changed_when_weights_do_not_fit(self, spatial):
         target = zoo.load("resnet_tiny", num_classes=8)

@@ -2,10 +2,12 @@
 
     python tests/training_cases.py VIDEOS RUN_DIR [KILL_AT]
 
-trains `probe_net` on a folder of videos. KILL_AT "batch" kills the process with SIGKILL
+trains `probe_net` on a folder of videos. KILL_AT "start" kills the process with SIGKILL
+while it writes run.json, "batch" kills it
 in the middle of the third epoch, "epoch end" when the fourth is logged but not saved.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 
 from zoo import layers, registry
 from zoo.training import Recipe
+from zoo.weights.atomic import replacing
 
 RECIPE = Recipe(
     model="probe_net",
@@ -71,8 +74,16 @@ def _kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def _killed_inside(path):
+    with replacing(path) as temporary:
+        temporary.write_text("{")
+        _kill()
+        yield temporary
+
+
 def _arm(kill_at):
-    from zoo.training import fit
+    from zoo.training import fit, run
     from zoo.training.callbacks import Snapshot, StopWhenDiverged
 
     class KillInBatch(StopWhenDiverged):
@@ -87,7 +98,9 @@ def _arm(kill_at):
                 _kill()
             super().on_epoch_end(epoch, logs)
 
-    if kill_at == "batch":
+    if kill_at == "start":
+        run.replacing = _killed_inside
+    elif kill_at == "batch":
         fit.StopWhenDiverged = KillInBatch
     elif kill_at == "epoch end":
         fit.Snapshot = KillAtEpochEnd

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable
+from logging import INFO
 from pathlib import Path
 
 from absl import flags, logging
@@ -148,12 +149,14 @@ def evaluate(options, arguments):
     from zoo.evaluation import evaluate as run_evaluation
     from zoo.evaluation import report
     from zoo.weights import folder
+    from zoo.weights.atomic import require_writable
 
     videos, rest = _split(options)
-    model, record = folder.load(options.model)
-    results = run_evaluation(
-        model, rest or videos, record.frames, record.shorter_side, record.flip
-    )
+    model, record = folder.load(_model_folder(options.model))
+    if options.out:
+        require_writable(options.out)
+    view = record.frames, record.shorter_side, record.flip
+    results = run_evaluation(model, rest or videos, *view, labels=record.labels)
     print(report.table(results))
     if options.out:
         report.save(results, options.out)
@@ -172,6 +175,8 @@ def predict(options, arguments):
     if not arguments:
         raise Usage("zoo predict needs at least one video file.")
     _require(options, "model")
+    if options.top < 1:
+        raise Usage(f"--top must be at least 1; got {options.top}.")
     predictor = _predictor(options.model)
     failed = 0
     for path in arguments:
@@ -179,7 +184,8 @@ def predict(options, arguments):
             _print_prediction(predictor, path, options.top)
         except (ValueError, OSError) as error:
             failed += 1
-            print(f"zoo: failed: {error}", file=sys.stderr)
+            named = str(error) if path in str(error) else f"{path}: {error}"
+            print(f"zoo: failed: {named}", file=sys.stderr)
     if failed:
         print(f"zoo: {failed} of {len(arguments)} videos failed", file=sys.stderr)
     return 1 if failed else 0
@@ -200,7 +206,7 @@ def export(options, arguments):
     from zoo.exports.verification import VerificationError
     from zoo.weights import folder
 
-    model, record = folder.load(options.model)
+    model, record = folder.load(_model_folder(options.model))
     view = {"frames": record.frames, "shorter_side": record.shorter_side}
     try:
         path = run_export(
@@ -289,6 +295,16 @@ def _recipe(options, arguments):
     return override(recipe, options.set)
 
 
+def _model_folder(path):
+    """`path`, unless it is the folder of a training, in which models lie."""
+    from zoo.weights.folder import RECORD
+
+    best = Path(path) / "best"
+    if (best / RECORD).is_file() and not (Path(path) / RECORD).is_file():
+        raise Usage(f"{path} is the folder of a training; did you mean {best}?")
+    return path
+
+
 def _videos(path):
     from zoo.datasets import VideoList
 
@@ -320,9 +336,10 @@ def _learning_curves(run):
 
 
 def _predictor(path):
-    """A function from clips to (labels, scores), and the number of frames it takes."""
+    """A function from clips to scores, the labels, and the number of frames taken."""
     from zoo.weights import folder
 
+    path = _model_folder(path)
     if (Path(path) / folder.RECORD).is_file():
         return _from_model_folder(path)
     from zoo.exports import load_exported
@@ -339,18 +356,25 @@ def _predictor(path):
 
 
 def _from_model_folder(path):
+    from zoo.evaluation.evaluate import view_pixels
     from zoo.models.testing import video_classifier
     from zoo.weights import folder
 
     model, record = folder.load(path)
     network = video_classifier(model, record.frames, record.shorter_side, record.flip)
     labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
-    return lambda clips: network(clips)["predictions"].numpy()[0], labels, record.frames
+
+    def classify(clips):
+        view_pixels(clips.shape[1:], record.frames, record.shorter_side)
+        return network(clips)["predictions"].numpy()[0]
+
+    return classify, labels, record.frames
 
 
 def _print_prediction(predictor, path, top):
     from zoo.datasets import read_video
     from zoo.datasets.sampling import test_indices
+    from zoo.evaluation.evaluate import network_errors
 
     classify, labels, frames = predictor
     video = read_video(path, lambda count: test_indices(count, frames))
@@ -360,10 +384,17 @@ def _print_prediction(predictor, path, top):
             f"{video.decoded} frames decoded of {video.declared or '?'} declared",
             file=sys.stderr,
         )
-    scores = classify(video.frames[None])
+    with network_errors("cut or shrink the video"):
+        scores = classify(video.frames[None])
     print(path)
     for k in scores.argsort()[::-1][:top]:
         print(f"  {scores[k]:.4f}  {labels[k]}")
+
+
+def _is_worth_saying(record):
+    """Whether a log record is ours, or more than a detail of TensorFlow's (absl)."""
+    theirs = f"{os.sep}tensorflow{os.sep}python{os.sep}" in record.pathname
+    return record.levelno > INFO or not theirs
 
 
 def main(argv=None):
@@ -380,6 +411,7 @@ def main(argv=None):
         argv = ["help"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_logger().addFilter(_is_worth_saying)
     debug = "--debug" in argv
     try:
         name, *rest = argv

@@ -4,9 +4,10 @@ Source: the thesis section that each record names.
 """
 
 import dataclasses
+import types
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ModelInfo:
     """What a registered model is; `str()` of it is a readable card.
 
@@ -42,6 +43,11 @@ class ModelInfo:
     warm_start: str | None = None
     options: dict = dataclasses.field(default_factory=dict)
     num_classes: int | None = None
+
+    def __post_init__(self):
+        for field in ("inputs", "receptive_field", "options"):
+            view = types.MappingProxyType(dict(getattr(self, field)))
+            object.__setattr__(self, field, view)
 
     def __str__(self):
         lines = [f"{self.name}: {self.summary}", f"  thesis section  {self.section}"]

@@ -4,6 +4,7 @@ Source: layer names of thesis Tables 4.1 and 5.1.
 """
 
 import difflib
+import re
 
 import keras
 
@@ -25,9 +26,10 @@ def _output(model, endpoint):
     names = {layer.name: layer for layer in model.layers}
     layer = names.get(str(endpoint).replace("/", "_"))
     if layer is None:
-        near = difflib.get_close_matches(str(endpoint), names, n=5, cutoff=0.3)
+        named = [name for name in names if re.match("conv|res|pool|logits|pred", name)]
+        near = difflib.get_close_matches(str(endpoint), named, n=5, cutoff=0.3)
         raise ValueError(
             f"{model.name} has no endpoint {endpoint!r}; the nearest are "
-            f"{', '.join(near) or ', '.join(list(names)[-5:])}."
+            f"{', '.join(near) or ', '.join(named[-5:])}."
         )
     return layer.output

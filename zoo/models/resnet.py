@@ -9,6 +9,7 @@ scores of all frames are averaged before the softmax.
 Tensors are clips [B, T, H, W, C] throughout; sizes in comments are for 224 x 224.
 """
 
+import numbers
 from typing import NamedTuple
 
 import keras
@@ -165,13 +166,16 @@ def classifier(x, num_classes, activation):
     Raises:
         ValueError: a number of classes that is not a positive integer.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
+    whole = isinstance(num_classes, numbers.Integral)
+    if not whole or isinstance(num_classes, bool) or num_classes < 1:
         raise ValueError(
             f"num_classes must be a positive integer, got {num_classes!r}; for "
             "features without a classifier use zoo.features(model, ['pool5'])."
         )
     initializer = keras.initializers.RandomNormal(stddev=0.01)
-    x = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="fc")(x)
+    x = keras.layers.Dense(int(num_classes), kernel_initializer=initializer, name="fc")(
+        x
+    )
     x = keras.layers.GlobalAveragePooling3D(dtype="float32", name="logits")(x)
     return keras.layers.Activation(activation, dtype="float32", name="predictions")(x)
 

@@ -20,10 +20,9 @@ from functools import partial
 import keras
 
 from zoo import layers
+from zoo.models import resnet
 from zoo.models.resnet import (
-    ENDPOINTS,
     NETS,
-    RGB,
     classifier,
     conv_norm,
     require,
@@ -155,15 +154,7 @@ def t_resnet(
     return keras.Model(rgb, outputs, name=name)
 
 
-FACTS = {
-    "architecture": t_resnet,
-    "task": "classification",
-    "section": "7.3",
-    "inputs": {"rgb": RGB},
-    "endpoints": ENDPOINTS,
-    "clip": (16, 224, 224),
-    "weights": ("imagenet",),
-}
+FACTS = {**resnet.FACTS, "architecture": t_resnet, "section": "7.3"}
 
 
 @register(

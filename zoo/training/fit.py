@@ -13,16 +13,17 @@ from absl import logging
 
 from zoo import registry
 from zoo.datasets import ClipSpec, Skipped, steps_per_epoch, training_dataset
+from zoo.evaluation.evaluate import network_errors
 from zoo.training import history
 from zoo.training.callbacks import BestModel, Snapshot, StopWhenDiverged, save_model
 from zoo.training.devices import check_batch, make_strategy
 from zoo.training.optimizers import make_optimizer
-from zoo.training.run import identity_of, open_run
+from zoo.training.run import begin, identity_of, open_run
 from zoo.training.schedules import DropAtSaturation
 from zoo.training.validation import Validation
 from zoo.weights import folder as model_folder
 from zoo.weights import loading
-from zoo.weights.atomic import explain
+from zoo.weights.atomic import WriteError, explain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,21 +83,25 @@ def train(
 
     Source: thesis 7.3.3.
     """
+    _check_classes(videos, validation)
     strategy = make_strategy(devices)
     options = _options(recipe)
     check_batch(recipe, options, strategy.num_replicas_in_sync)
-    run = open_run(run_dir, identity_of(recipe, videos, validation, seed))
+    identity = identity_of(recipe, videos, validation, seed)
+    run = open_run(run_dir, identity)
     keras.utils.set_random_seed(seed)
     snapshot = Snapshot(run.resume)
     with strategy.scope():
         model = _compiled(recipe, options, len(videos.class_names), snapshot.epochs)
         epochs = snapshot.restore(model)
+    skipped = Skipped()
+    data = _batches(recipe, videos, seed, epochs, cache, skipped)
+    begin(run, identity)  # a wrong setting has been refused by now
     if epochs:
         logging.info("%s: resuming after epoch %d.", run.path, epochs)
     past = history.keep_epochs(run.history, epochs)
     schedule = _schedule(recipe, validation, past)
     record = _record(recipe, options, videos.class_names)
-    skipped = Skipped()
     if epochs < recipe.epochs and not schedule.finished:
         rows = keras.callbacks.CSVLogger(str(run.history), append=True)
         callbacks = [
@@ -108,8 +113,12 @@ def train(
             rows,
             snapshot,  # last: an epoch counts when all else is written
         ]
-        data = _batches(recipe, videos, seed, epochs, cache, skipped)
-        with _closing(rows), _disk_errors(run.path), skipped.reraising():
+        with (
+            _closing(rows),
+            _disk_errors(run.path),
+            network_errors("lower batch_size or raise accumulation"),
+            skipped.reraising(),
+        ):
             model.fit(
                 **data,
                 epochs=recipe.epochs,
@@ -122,6 +131,18 @@ def train(
         logging.warning("%s", skipped)
     save_model(run.last, model, record)
     return Run(run.path, history.read(run.history), skipped)
+
+
+def _check_classes(videos, validation):
+    if validation is None or validation.class_names == videos.class_names:
+        return
+    trained, tested = set(videos.class_names), set(validation.class_names)
+    raise ValueError(
+        "The validation videos need the classes of the training videos in the same "
+        f"order; missing: {', '.join(sorted(trained - tested)) or 'none'}; extra: "
+        f"{', '.join(sorted(tested - trained)) or 'none'}. Make the class folders "
+        "equal, or use VideoList.with_classes."
+    )
 
 
 def _options(recipe):
@@ -215,6 +236,6 @@ def _disk_errors(path):
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC or "Nothing was replaced" in str(error):
+        if error.errno != errno.ENOSPC or isinstance(error, WriteError):
             raise
         raise explain(error, path) from error

@@ -5,6 +5,8 @@ Source: thesis 7.3.3, whose values are the defaults.
 
 import ast
 import dataclasses
+import json
+import math
 
 COUNTS = (
     "frames",
@@ -17,6 +19,16 @@ COUNTS = (
     "repeats",
     "patience",
 )
+# What is accepted, by the annotation of the field.
+ACCEPTED = {
+    str: "a word",
+    str | None: "a word or None",
+    dict: "a dict of plain values such as {'sub_batch': 4}",
+    tuple[int, int]: "two whole numbers such as (5, 15)",
+    int: "a whole number of at least 1",
+    float: "a number",
+    bool: "True or False",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +74,16 @@ class Recipe:
     patience: int = 2
 
     def __post_init__(self):
-        object.__setattr__(self, "stride", tuple(self.stride))
-        for name in COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+        if isinstance(self.stride, list):
+            object.__setattr__(self, "stride", tuple(self.stride))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            low = field.name in COUNTS and _is_number(value, int) and value < 1
+            if low or not _fits(value, field.type):
                 raise ValueError(
-                    f"{name} must be a whole number of at least 1; got {value!r}"
+                    f"{field.name} must be {ACCEPTED[field.type]}; got {value!r}"
                 )
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"learning_rate must be positive; got {self.learning_rate!r}"
             )
@@ -78,6 +92,31 @@ class Recipe:
                 f"batch_size {self.batch_size} cannot be computed in "
                 f"{self.accumulation} equal parts; let accumulation divide batch_size"
             )
+
+
+def _fits(value, kind):
+    """Whether a value is what the annotation of its field says."""
+    if kind in (int, float):
+        return _is_number(value, kind)
+    if kind is dict:
+        return isinstance(value, dict) and _is_plain(value)
+    if kind == tuple[int, int]:
+        pair = isinstance(value, tuple) and len(value) == 2
+        return pair and all(_is_number(part, int) for part in value)
+    return isinstance(value, kind)
+
+
+def _is_number(value, kind):
+    kinds = int if kind is int else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_plain(options):
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError):
+        return False
+    return all(isinstance(name, str) for name in options)
 
 
 def override(recipe, settings):
@@ -108,5 +147,5 @@ def override(recipe, settings):
 def _literal(text):
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # {[]: 1} is a TypeError
         return text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zoo.weights.atomic import replacing
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,10 @@ class RunFolder:
 
 
 def open_run(path, identity):
-    """Makes a run folder, or makes sure that an existing one is of the same run.
+    """The run folder at `path`, once it is sure that nothing else is in it.
 
-    Only the number of epochs may differ: a finished run can be trained on.
+    Only the number of epochs may differ: a finished run can be trained on. Nothing is
+    written yet, see `begin`; names with a leading dot do not count as content.
 
     Args:
         path: of the folder. identity: dict of plain data, see `identity_of`.
@@ -77,14 +78,29 @@ def open_run(path, identity):
     wanted = json.loads(json.dumps(identity))
     if run.identity.is_file():
         _require_same(run, wanted)
-    elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    elif run.path.exists() and (not run.path.is_dir() or _content(run.path)):
         raise ValueError(
             f"{run.path} exists, but is no folder of a training (it has no run.json); "
             "choose a new or empty folder."
         )
-    with replacing(run.identity) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n")
     return run
+
+
+def begin(run, identity):
+    """Writes run.json, after everything else has been found in order.
+
+    Args:
+        run: the `RunFolder`. identity: as for `open_run`.
+
+    Source: ours.
+    """
+    with replacing(run.identity) as temporary:
+        temporary.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def _content(folder):
+    # A process killed while it wrote run.json leaves a hidden folder.
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def identity_of(recipe, videos, validation, seed):
@@ -107,9 +123,10 @@ def identity_of(recipe, videos, validation, seed):
 
 
 def _digest(videos):
-    """Number of videos, and a hash of names and labels; folders may move."""
+    """Number of videos, and a hash of file and class names; folders may move."""
     names = [Path(path).name for path in videos.paths]
-    rows = "\n".join(f"{n}\t{k}" for n, k in zip(names, videos.labels, strict=True))
+    classes = [videos.class_names[label] for label in videos.labels]
+    rows = "\n".join(f"{n}\t{c}" for n, c in zip(names, classes, strict=True))
     return f"{len(names)} videos, {hashlib.sha256(rows.encode()).hexdigest()[:16]}"
 
 

@@ -34,7 +34,10 @@ class Validation(keras.callbacks.Callback):
         self._score = scorer(self.model, *self.view)
 
     def on_epoch_end(self, epoch, logs=None):
-        results = evaluate_with(self._score, self.videos, self.view[0], self.cache)
+        frames, shorter_side, _ = self.view
+        results = evaluate_with(
+            self._score, self.videos, frames, shorter_side, self.cache
+        )
         logs["val_accuracy"] = results.accuracy()
         logs["val_loss"] = cross_entropy(results.scores, results.labels)
 

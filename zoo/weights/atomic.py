@@ -1,14 +1,22 @@
 """Files that are either complete or absent.
 
-Source: POSIX rename(2): replacing a file by name is atomic within a file system.
+Source: POSIX rename(2): replacing a file by name is atomic within a file system; and
+flock(2), by which a later write knows what a killed process has left behind.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+PREFIX = ".writing-"
+
+
+class WriteError(OSError):
+    """A file could not be written and the earlier one is intact (errno of write(2))."""
 
 
 @contextlib.contextmanager
@@ -16,36 +24,54 @@ def replacing(path):
     """Yields a temporary path beside `path` that takes its place on success.
 
     On an exception the temporary file is removed and an earlier `path` stays as it
-    was. The temporary name ends like `path`, since Keras goes by the ending.
+    was. A killed process leaves its temporary file behind; the next write in the same
+    folder removes it. The temporary name ends like `path`, since Keras goes by the
+    ending.
 
     Args:
         path: file to write.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the message names
+        WriteError: the disk is full or the folder cannot be written; the message names
             the file, the room left and what to do.
 
-    Source: POSIX rename(2).
+    Source: POSIX rename(2), flock(2).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _hidden_folder(path.parent) as folder:
+            temporary = folder / path.name
             yield temporary
             _to_disk(temporary)
             os.replace(temporary, path)
-        except OSError as error:
-            raise explain(error, path) from error
+            _to_disk(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
 
 
-def _to_disk(path):
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def require_writable(folder):
+    """Makes a folder and tries it, for results that take long to compute.
+
+    Args:
+        folder: created if absent.
+
+    Raises:
+        WriteError: files cannot be written there.
+
+    Source: errno of POSIX open(2).
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise explain(error, folder) from error
 
 
 def explain(error, path):
-    """An OSError of the same kind that names `path` and the room left.
+    """A `WriteError` with the same errno that names `path` and the room left.
 
     Args:
         error: OSError met while writing. path: the file or folder.
@@ -53,11 +79,71 @@ def explain(error, path):
     Source: errno of POSIX write(2).
     """
     folder = Path(path).parent
-    free = shutil.disk_usage(folder).free / 2**20 if folder.is_dir() else 0
     full = error.errno == errno.ENOSPC or "No space left" in str(error)
     cause = "the disk is full" if full else (error.strerror or str(error))
-    return OSError(
+    if folder.is_dir():
+        cause += f" ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)"
+    return WriteError(
         errno.ENOSPC if full else error.errno,
-        f"Could not write {path}: {cause} ({free:.0f} MiB free). Nothing was replaced; "
+        f"Could not write {path}: {cause}. Nothing was replaced; "
         "free some room or choose another folder and run the same command again",
     )
+
+
+@contextlib.contextmanager
+def _hidden_folder(parent):
+    """A temporary folder that is locked for as long as this process lives."""
+    with _locked(parent):
+        for leftover in parent.glob(PREFIX + "*"):
+            _remove_if_abandoned(leftover)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = _try_lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Keeps others from cleaning up before a new folder has its lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Where a file system locks no folders, nothing is ever cleaned up either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(folder):
+    """A descriptor that holds the lock of a folder, or None if it cannot be had."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_if_abandoned(folder):
+    # The lock of a living process cannot be had; the system frees that of a dead one.
+    lock = _try_lock(folder)
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _to_disk(path):
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -38,11 +38,17 @@ def imagenet(name, weights="imagenet"):
 
     Raises:
         ConnectionError: the download failed; the message says what to do offline.
+        ValueError: the file holds no such weights.
 
     Source: keras.applications.resnet.
     """
     try:
         application = _BUILDERS[name](weights=weights, classifier_activation=None)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{weights} holds no weights of keras.applications' {name} with 1000 "
+            f"classes: {str(error).splitlines()[0]}"
+        ) from error
     except Exception as error:
         if "fetch failure" not in str(error):
             raise

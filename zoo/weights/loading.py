@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import keras
+from absl import logging
 
 from zoo import registry
 from zoo.weights import folder, keras_applications
@@ -25,6 +26,14 @@ def load(name, weights, num_classes, classifier_activation, **options):
     if weights is None:
         return registry.build(name, **arguments)
     found = find(info, weights)
+    if "stem" in set(info.options) - set(found.options) - set(options):
+        logging.warning(
+            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
+            "stem=... to be sure.",
+            name,
+            found.origin,
+            info.options["stem"],
+        )
     if found.num_classes is not None:
         arguments.setdefault("num_classes", found.num_classes)
     for option, value in found.options.items():

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 HEAD = "fc"
+TEMPORAL = "conv_time_"  # layers that a spatial predecessor does not have (eq. 7.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,8 @@ def weights_of(model, options=None):
 def transfer(weights, target):
     """Copies `weights` into `target`, layer by layer of the same name.
 
-    Layers that only `target` has keep their initial values. A classifier of another
-    size starts anew, and a warning says so.
+    The temporal layers of a network that starts from a spatial one keep their initial
+    values. A classifier of another size starts anew, and a warning says so.
 
     Args:
         weights: a `Weights`. target: keras.Model to start from it.
@@ -74,8 +75,8 @@ def transfer(weights, target):
         A `TransferReport`.
 
     Raises:
-        ValueError: a layer of `weights` has no place in `target` or other shapes, or
-            holds NaN: the weights belong to another architecture or are broken.
+        ValueError: a layer is missing on either side, has other shapes or holds NaN:
+            the weights belong to another architecture or are broken.
 
     Source: thesis 7.3.3.
     """
@@ -91,6 +92,12 @@ def transfer(weights, target):
             "%s: new classifier, %d -> %d classes; it starts untrained.",
             target.name,
             *head,
+        )
+    elif HEAD not in arrays:
+        logging.warning(
+            "%s: %s has no classifier; the new one starts untrained.",
+            target.name,
+            weights.origin,
         )
     new = tuple(name for name in variables if name not in arrays)
     return TransferReport(tuple(arrays), new, head)
@@ -115,13 +122,21 @@ def _head_change(weights, variables):
 
 def _require_fit(origin, arrays, name, variables):
     unused = [layer for layer in arrays if layer not in variables]
+    spatial = not any(layer.startswith(TEMPORAL) for layer in arrays)
+    missing = [
+        layer
+        for layer in variables
+        if layer not in arrays
+        and layer != HEAD
+        and not (spatial and layer.startswith(TEMPORAL))
+    ]
     differing = [
         f"{layer} {_shapes(arrays[layer])} -> {_shapes(variables[layer])}"
         for layer in arrays
         if layer in variables and _shapes(arrays[layer]) != _shapes(variables[layer])
     ]
-    if unused or differing:
-        raise ValueError(_explain(origin, name, unused, differing))
+    if unused or missing or differing:
+        raise ValueError(_explain(origin, name, unused, missing, differing))
     for layer, values in arrays.items():
         if not all(np.isfinite(a).all() for a in values):
             raise ValueError(
@@ -134,10 +149,11 @@ def _shapes(arrays):
     return [tuple(a.shape) for a in arrays]
 
 
-def _explain(origin, name, unused, differing):
+def _explain(origin, name, unused, missing, differing):
     lines = [f"The weights of {origin} do not fit {name}."]
     for what, found in (
         ("have no place in it", unused),
+        ("it needs are missing", missing),
         ("have other shapes", differing),
     ):
         if found:

@@ -26,7 +26,7 @@ T_RESNET_TINY = Recipe(
     batch_size=32,
     epochs=14,
     optimizer="adam",
-    learning_rate=3e-3,
+    learning_rate=2e-3,
     patience=3,
 )
 

@@ -68,17 +68,29 @@ def test_keras_applications_agree(name):
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
 
 
-def test_keras_applications_file(tmp_path):
-    """The .h5 file of keras.applications starts T-ResNet, with its stem."""
+def test_imagenet_starts_t_resnet(monkeypatch):
+    """The whole path of weights="imagenet", but for the download itself."""
     theirs = random_application("resnet50")
-    theirs.save_weights(tmp_path / "legacy.weights.h5")
-    weights = keras_applications.convert(theirs)
-    model = zoo.load("t_resnet50", num_classes=4, stem="keras")
-    report = transfer(weights, model)
-    assert report.head == (1000, 4)
-    new = {name.split("_")[0] for name in report.new}
-    assert new == {"conv", "fc"}
+    asked = {}
+
+    def application(**arguments):
+        asked.update(arguments)
+        return theirs
+
+    monkeypatch.setitem(keras_applications._BUILDERS, "resnet50", application)
+    model = zoo.load("t_resnet50", weights="imagenet", num_classes=4)
+    assert asked["weights"] == "imagenet"
+    assert model.output_shape == (None, 4)
     assert model.get_layer("rgb_normalization").mean == STEMS["keras"].mean
+    kernel = theirs.get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_array_equal(
+        model.get_layer("conv1").get_weights()[0], kernel[:, :, ::-1]
+    )
+    whole = zoo.load("resnet50", weights="imagenet")
+    np.testing.assert_array_equal(
+        whole.get_layer("fc").get_weights()[0],
+        theirs.get_layer("predictions").get_weights()[0],
+    )
 
 
 def test_failed_download_says_what_to_do(monkeypatch):

@@ -23,7 +23,7 @@ from zoo.training.devices import check_batch, make_strategy
 from zoo.training.optimizers import MULTIPLIERS, ThesisSGD, make_optimizer
 from zoo.training.recipe import override
 from zoo.training.recipes import RECIPES, find
-from zoo.training.run import begin, identity_of, open_run
+from zoo.training.run import begin, held, identity_of, open_run
 from zoo.training.schedules import DropAtSaturation, count_drops
 from zoo.training.validation import cross_entropy
 from zoo.weights import folder as model_folder
@@ -269,6 +269,18 @@ def test_history_keeps_saved_epochs_and_no_torn_row(tmp_path):
         history.keep_epochs(path, 2)
     assert history.keep_epochs(path, 0) == [] and not path.exists()
     assert history.read(path) == {}
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    identity = {"seed": 1}
+    run = open_run(tmp_path / "run", identity)
+    begin(run, identity)
+    with held(run):
+        with pytest.raises(ValueError, match="Another process is training in .*run"):
+            with held(run):
+                pytest.fail("two trainings hold the folder")
+    with held(open_run(tmp_path / "run", identity)):
+        pass  # free again
 
 
 def test_a_run_folder_of_something_else_is_refused(tmp_path):

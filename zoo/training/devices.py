@@ -36,7 +36,10 @@ def make_strategy(devices=None):
         )
     if len(devices) == 1:
         return tf.distribute.OneDeviceStrategy(devices[0])
-    return tf.distribute.MirroredStrategy(list(devices))
+    # Between CPUs the collectives of two trainings in one process meet and fail.
+    on_cpus = all(name.startswith("CPU") for name in devices)
+    sums = tf.distribute.ReductionToOneDevice() if on_cpus else None
+    return tf.distribute.MirroredStrategy(list(devices), cross_device_ops=sums)
 
 
 def check_batch(recipe, options, replicas):

@@ -18,7 +18,7 @@ from zoo.training import history
 from zoo.training.callbacks import BestModel, Snapshot, StopWhenDiverged, save_model
 from zoo.training.devices import check_batch, make_strategy
 from zoo.training.optimizers import make_optimizer
-from zoo.training.run import begin, identity_of, open_run
+from zoo.training.run import begin, held, identity_of, open_run
 from zoo.training.schedules import DropAtSaturation
 from zoo.training.validation import Validation
 from zoo.weights import folder as model_folder
@@ -114,6 +114,7 @@ def train(
             snapshot,  # last: an epoch counts when all else is written
         ]
         with (
+            held(run),
             _closing(rows),
             _disk_errors(run.path),
             network_errors("lower batch_size or raise accumulation"),

@@ -10,7 +10,9 @@
 Source: the layout is ours.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -96,6 +98,29 @@ def begin(run, identity):
     """
     with replacing(run.identity) as temporary:
         temporary.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def held(run):
+    """Keeps other processes from training in the same folder meanwhile.
+
+    Args:
+        run: the `RunFolder`, begun.
+
+    Raises:
+        ValueError: another process is training there.
+
+    Source: flock(2), which ends with its process, however that ends.
+    """
+    with open(run.path / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another process is training in {run.path}; wait for it, or choose "
+                "another folder."
+            ) from error
+        yield
 
 
 def _content(folder):

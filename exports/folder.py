@@ -9,13 +9,14 @@ others are ignored), tensorflow.org/tfx/serving/serving_config; rename(2), flock
 """
 
 import contextlib
+import dataclasses
 import errno
-import fcntl
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
+
+from zoo.files import hidden_folder, locked, to_disk
 
 PREFIX = ".unfinished-"
 # Of the disk, the user's share, and the process' file size.
@@ -54,13 +55,12 @@ def publishing(parent, version=None):
     require_free(parent, version)
     made = [p for p in (parent, *parent.parents) if not p.exists()]
     parent.mkdir(parents=True, exist_ok=True)
-    publication = Publication(parent, version)
     try:
-        publication.open()
-        yield publication
-        publication.close()
+        with hidden_folder(parent, PREFIX) as temporary:
+            publication = Publication(temporary)
+            yield publication
+            publication.path = _rename(temporary, parent, version)
     except BaseException as error:
-        publication.discard()
         for folder in made:  # the innermost first
             with contextlib.suppress(OSError):  # somebody else's files are in it
                 folder.rmdir()
@@ -83,54 +83,33 @@ def require_free(parent, version):
         )
 
 
+@dataclasses.dataclass
 class Publication:
     """One folder on its way to being published; see `publishing`.
 
-    Source: rename(2), flock(2).
+    Attributes:
+        temporary: to write into. path: where it has been published, None before.
+
+    Source: rename(2).
     """
 
-    def __init__(self, parent, version):
-        self.parent = Path(parent)
-        self.version = version
-        self.temporary = None
-        self.path = None
-        self._lock = None
+    temporary: Path
+    path: Path | None = None
 
-    def open(self):
-        """Removes what killed processes left, then makes the hidden folder."""
-        with _locked(self.parent):
-            for leftover in self.parent.glob(PREFIX + "*"):
-                _remove_if_abandoned(leftover)
-            self.temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.parent))
-            # Held until this process ends, however it ends: see _remove_if_abandoned.
-            self._lock = _try_lock(self.temporary)
 
-    def close(self):
-        """Gives the folder its final name."""
-        # mkdtemp's folder is private; a server often runs as another user.
-        os.chmod(self.temporary, 0o777 & ~_umask())
-        _flush(self.temporary)
-        with _locked(self.parent):
-            version = self.version
-            if version is None:
-                version = max(versions(self.parent), default=0) + 1
-            require_free(self.parent, version)
-            path = self.parent / str(version)
-            os.rename(self.temporary, path)
-        _flush_folder(self.parent)
-        self.version, self.path = version, path
-        self._release()
-
-    def discard(self):
-        """Removes the hidden folder with what was written."""
-        if self.temporary is not None and self.path is None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-        self._release()
-
-    def _release(self):
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+def _rename(temporary, parent, version):
+    """Gives a complete folder its final name, `<parent>/<version>`."""
+    # mkdtemp's folder is private; a server often runs as another user.
+    os.chmod(temporary, 0o777 & ~_umask())
+    _all_to_disk(temporary)
+    with locked(parent):
+        if version is None:
+            version = max(versions(parent), default=0) + 1
+        require_free(parent, version)
+        path = parent / str(version)
+        os.rename(temporary, path)
+    to_disk(parent)
+    return path
 
 
 def is_no_space(error):
@@ -164,59 +143,14 @@ def _no_space(error, parent):
     )
 
 
-@contextlib.contextmanager
-def _locked(folder):
-    """Keeps other publishers of the same folder out, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems lock no folders. Then two publishers can choose
-        # the same version, and the rename of the second fails with a message.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(folder):
-    """A descriptor that holds the lock of a folder, or None if it cannot be had."""
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if descriptor is not None:
-            os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_if_abandoned(folder):
-    # The lock of a living process cannot be had; the system frees that of a dead one.
-    lock = _try_lock(folder)
-    if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _flush(folder):
-    """Waits until every file below a folder is on the disk, not in a cache."""
+def _all_to_disk(folder):
     for root, _, names in os.walk(folder):
         for name in names:
-            with open(os.path.join(root, name), "rb") as file:
-                os.fsync(file.fileno())
-        _flush_folder(root)
-
-
-def _flush_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            to_disk(os.path.join(root, name))
+        to_disk(root)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.layers.clip_view import take_frames
+from zoo.models.testing import MAX_VIEW_PIXELS
 
 INPUT = "clips"
 
@@ -45,7 +46,7 @@ class Contract:
     flip: bool = True
     top_k: int = 5
     max_pixels: int = 2**29
-    max_view_pixels: int = 2**25
+    max_view_pixels: int = MAX_VIEW_PIXELS
     provenance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

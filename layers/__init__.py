@@ -1,4 +1,4 @@
-"""Layers of spatiotemporal networks, written with Keras alone (any Keras backend).
+"""Layers of spatiotemporal networks, written with keras and keras.ops alone.
 
 All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each layer.
 """

@@ -117,7 +117,8 @@ class SubBatchNormalization(keras.layers.Layer):
         if training and self.trainable:
             y = self._normalize_by_groups(x)
         else:
-            y = self._normalize(x, self.moving_mean, self.moving_variance)
+            factor, offset = self.inference_affine()
+            y = x * factor + offset
         return ops.cast(y, dtype)
 
     def _normalize_by_groups(self, x):
@@ -156,23 +157,14 @@ class SubBatchNormalization(keras.layers.Layer):
         batch = ops.mean(batch, axis=(0, 1))
         moving.assign(self.momentum * moving + (1 - self.momentum) * batch)
 
-    def _normalize(self, x, mean, variance):
-        factor, offset = self._affine(mean, variance)
-        return x * factor + offset
-
-    def _affine(self, mean, variance):
-        factor = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return factor, self.beta - mean * factor
-
     def inference_affine(self):
         """(factor, offset) per channel of what the layer does at inference.
 
         Source: Ioffe and Szegedy 2015, algorithm 2, step 11.
         """
-        return self._affine(
-            ops.convert_to_tensor(self.moving_mean),
-            ops.convert_to_tensor(self.moving_variance),
-        )
+        variance = ops.convert_to_tensor(self.moving_variance)
+        factor = self.gamma * ops.rsqrt(variance + self.epsilon)
+        return factor, self.beta - self.moving_mean * factor
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -19,9 +19,9 @@ def test_equally_spaced(frames):
         expected = [int((i + 0.5) * length / frames) for i in range(frames)]
         np.testing.assert_array_equal(indices, expected)
         assert indices.min() >= 0 and indices.max() < length
-        if length >= frames:
-            assert len(set(indices)) == frames
-            assert np.ptp(np.diff(indices)) <= 1 if frames > 1 else True
+        assert len(set(indices)) == min(length, frames)
+        if frames > 1:
+            assert np.ptp(np.diff(indices)) <= 1
 
 
 def test_same_frames_as_the_reader_takes():

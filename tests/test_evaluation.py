@@ -199,12 +199,12 @@ def test_saved_files_hold_the_same_figures(tmp_path):
         assert list(file["groups"]) == list(MIXED.groups)
 
 
-def test_the_confusion_picture_is_darkest_on_the_diagonal_of_a_perfect_model(tmp_path):
+def test_the_confusion_picture_shows_which_answers_were_given(tmp_path):
     report.confusion_picture(results_of([0, 1, 2], [0, 1, 2]), tmp_path / "good.png")
     report.confusion_picture(results_of([0, 1, 2], [1, 2, 0]), tmp_path / "bad.png")
     good, bad = (cv2.imread(str(tmp_path / f"{n}.png")) for n in ("good", "bad"))
     assert good.shape == bad.shape and good.shape[0] > 200
-    # The upper left cell: the first class answered rightly, or never.
+    # Both fill three cells, but not the same ones.
     dark = [int((image[:, :, 2] < 60).sum()) for image in (good, bad)]
     assert min(dark) > 1000 and (good != bad).any()
 

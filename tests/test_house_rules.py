@@ -24,10 +24,11 @@ MAX_KEYWORDS = 8
 # room: (rooms it may import, packages from outside it may import)
 _EVERYTHING = {
     *{"front", "registry", "layers", "models", "weights", "datasets", "exports"},
-    *{"training", "evaluation", "understanding", "demo"},
+    *{"training", "evaluation", "understanding", "demo", "files"},
 }
 _PLOTS = {"absl", "cv2", "keras", "matplotlib", "numpy", "tensorflow"}
 IMPORTS = {
+    "files": (set(), set()),
     "layers": (set(), {"keras"}),
     "registry": (set(), set()),
     "models": ({"layers", "registry"}, {"keras", "numpy"}),
@@ -35,15 +36,18 @@ IMPORTS = {
         set(),
         {"absl", "av", "cv2", "numpy", "tensorflow", "tensorflow_datasets"},
     ),
-    "weights": ({"models", "registry"}, {"absl", "h5py", "keras", "numpy", "scipy"}),
+    "weights": (
+        {"models", "registry", "files"},
+        {"absl", "h5py", "keras", "numpy", "scipy"},
+    ),
     "training": (
-        {"registry", "models", "datasets", "layers", "weights", "evaluation"},
+        {"registry", "models", "datasets", "weights", "evaluation", "files"},
         {"absl", "keras", "numpy", "tensorflow"},
     ),
-    "evaluation": ({"models", "datasets", "layers", "weights"}, _PLOTS),
+    "evaluation": ({"models", "datasets", "files"}, _PLOTS),
     "understanding": ({"models", "datasets", "layers"}, _PLOTS),
     "exports": (
-        {"models", "layers"},
+        {"models", "layers", "files"},
         {"absl", "google", "keras", "numpy", "tensorflow"},
     ),
     "front": ({"registry", "models", "weights"}, set()),

@@ -13,9 +13,9 @@ import pytest
 
 import zoo
 from tests.test_models import clip, trained
+from zoo.files import replacing
 from zoo.models.resnet import STEMS
 from zoo.weights import folder, keras_applications
-from zoo.weights.atomic import replacing
 from zoo.weights.loading import read_h5
 from zoo.weights.transfer import transfer, weights_of
 
@@ -296,7 +296,7 @@ class TestAtomicFiles:
         path.write_text("old")
         code = f"""
             import os, signal
-            from zoo.weights.atomic import replacing
+            from zoo.files import replacing
             with replacing({str(path)!r}) as temporary:
                 temporary.write_text("half")
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -2,9 +2,9 @@
 
     python tests/training_cases.py VIDEOS RUN_DIR [KILL_AT]
 
-trains `probe_net` on a folder of videos. KILL_AT "start" kills the process with SIGKILL
-while it writes run.json, "batch" kills it
-in the middle of the third epoch, "epoch end" when the fourth is logged but not saved.
+trains `probe_net` on a folder of videos. KILL_AT kills the process with SIGKILL:
+"start" while it writes run.json, "batch" in the middle of the third epoch, "epoch end"
+when the fourth is logged but not saved.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import keras
 import numpy as np
 
 from zoo import layers, registry
+from zoo.files import replacing
 from zoo.training import Recipe
-from zoo.weights.atomic import replacing
 
 RECIPE = Recipe(
     model="probe_net",

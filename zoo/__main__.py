@@ -148,8 +148,8 @@ def evaluate(options, arguments):
     _require(options, "model", "data")
     from zoo.evaluation import evaluate as run_evaluation
     from zoo.evaluation import report
+    from zoo.files import require_writable
     from zoo.weights import folder
-    from zoo.weights.atomic import require_writable
 
     videos, rest = _split(options)
     model, record = folder.load(_model_folder(options.model))

@@ -22,10 +22,10 @@ from zoo.datasets.synthetic import write_dynamic_scenes
 from zoo.evaluation import report
 from zoo.evaluation.evaluate import evaluate
 from zoo.exports import export
+from zoo.files import replacing
 from zoo.training import train
 from zoo.training.recipes.synthetic_scenes import RECIPES
 from zoo.weights import folder as model_folder
-from zoo.weights.atomic import replacing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "demo", "Folder of everything the demo writes.")

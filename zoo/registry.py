@@ -73,10 +73,12 @@ def list_models(pattern="*"):
 
     Source: the thesis' systems, chapter by chapter; see `info`.
     """
-    _load_own_models()
-    names = fnmatch.filter(_BUILDERS, pattern)
-    return sorted(names, key=lambda n: [int(s) if s.isdigit() else s
-                                        for s in re.split(r"(\d+)", n)])  # fmt: skip
+    importlib.import_module("zoo.models")  # registers the zoo's own
+    return sorted(fnmatch.filter(_BUILDERS, pattern), key=_natural)
+
+
+def _natural(name):
+    return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)]
 
 
 def info(name):
@@ -117,7 +119,3 @@ def _require(name):
             f"Unknown model {name!r}; the nearest are {', '.join(near)}. "
             "zoo.list_models() gives all."
         )
-
-
-def _load_own_models():
-    importlib.import_module("zoo.models")

@@ -12,13 +12,11 @@ from absl import logging
 
 from zoo.datasets import VideoError, test_videos
 from zoo.evaluation.results import Results, Skip
-from zoo.models.testing import video_classifier
+from zoo.models.testing import MAX_VIEW_PIXELS, video_classifier
 
 # Neighbouring videos of equal size share a batch whose view has at most this many
 # pixels, which keeps small clips fast and large ones within memory.
 BATCH_PIXELS = 16 * 6 * 64 * 64
-# Of the view of one video; the limit of an export (`zoo.exports`).
-MAX_VIEW_PIXELS = 2**25
 
 
 class NetworkError(ValueError):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zoo.weights.atomic import replacing
+from zoo.files import replacing
 
 
 def table(results):

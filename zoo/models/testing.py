@@ -9,6 +9,10 @@ import keras
 from zoo.layers import ClipView
 from zoo.models.endpoints import features
 
+# Pixels that a network may see of one video by default, frames x H' x W': memory and
+# time go with them, and a thin frame is large once its shorter side is stretched.
+MAX_VIEW_PIXELS = 2**25
+
 
 def video_classifier(model, frames=16, shorter_side=256, flip=True):
     """Wraps a classifier of clips into one of whole videos.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import keras
 
+from zoo.files import replacing
 from zoo.weights import folder as model_folder
-from zoo.weights.atomic import replacing
 
 _SNAPSHOT = "epoch-{:04d}.weights.h5"
 

@@ -14,6 +14,7 @@ from absl import logging
 from zoo import registry
 from zoo.datasets import ClipSpec, Skipped, steps_per_epoch, training_dataset
 from zoo.evaluation.evaluate import network_errors
+from zoo.files import WriteError, explain
 from zoo.training import history
 from zoo.training.callbacks import BestModel, Snapshot, StopWhenDiverged, save_model
 from zoo.training.devices import check_batch, make_strategy
@@ -23,7 +24,6 @@ from zoo.training.schedules import DropAtSaturation
 from zoo.training.validation import Validation
 from zoo.weights import folder as model_folder
 from zoo.weights import loading
-from zoo.weights.atomic import WriteError, explain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import csv
 import io
 from pathlib import Path
 
-from zoo.weights.atomic import replacing
+from zoo.files import replacing
 
 
 def read(path):

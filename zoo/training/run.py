@@ -17,7 +17,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from zoo.weights.atomic import replacing
+from zoo.files import replacing
 
 FORMAT = 2
 

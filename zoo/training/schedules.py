@@ -36,8 +36,8 @@ class DropAtSaturation(keras.callbacks.Callback):
     """Lowers the learning rate at saturation, and ends training after the last drop.
 
     The rate of an epoch is `learning_rate * factor ** count_drops(...)`; training stops
-    when the error saturates once more after `drops` drops, or when the rate would
-    fall below `min_lr`. The rate of each epoch appears in the logs.
+    when the error saturates once more after `drops` drops. The rate of each epoch
+    appears in the logs.
 
     Args:
         learning_rate: of the first epoch.
@@ -45,7 +45,6 @@ class DropAtSaturation(keras.callbacks.Callback):
         factor: of one drop, 0 < factor < 1.
         patience: epochs without a new minimum that count as saturation.
         drops: how many drops there are at most.
-        min_lr: the lowest rate that is still used.
         history: values of `monitor` in earlier epochs, when training is resumed.
 
     Raises:
@@ -61,7 +60,6 @@ class DropAtSaturation(keras.callbacks.Callback):
         factor=0.1,
         patience=2,
         drops=2,
-        min_lr=0.0,
         history=(),
     ):
         super().__init__()
@@ -75,14 +73,12 @@ class DropAtSaturation(keras.callbacks.Callback):
         self.factor = factor
         self.patience = patience
         self.drops = drops
-        self.min_lr = min_lr
         self.errors = [self._error(value) for value in history]
 
     @property
     def finished(self):
         """Whether the error has saturated after the last drop (thesis 7.3.3)."""
-        drops = count_drops(self.errors, self.patience)
-        return drops > self.drops or self._rate(drops) < self.min_lr
+        return count_drops(self.errors, self.patience) > self.drops
 
     def on_train_begin(self, logs=None):
         drops = count_drops(self.errors, self.patience)

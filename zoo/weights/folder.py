@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from zoo import registry
-from zoo.weights.atomic import replacing
+from zoo.files import replacing
 
 FORMAT = 1
 RECORD, WEIGHTS = "model.json", "model.weights.h5"

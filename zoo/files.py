@@ -1,4 +1,4 @@
-"""Files that are either complete or absent.
+"""Files and folders that are either complete or absent.
 
 Source: POSIX rename(2): replacing a file by name is atomic within a file system; and
 flock(2), by which a later write knows what a killed process has left behind.
@@ -40,12 +40,12 @@ def replacing(path):
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _hidden_folder(path.parent) as folder:
+        with hidden_folder(path.parent, PREFIX) as folder:
             temporary = folder / path.name
             yield temporary
-            _to_disk(temporary)
+            to_disk(temporary)
             os.replace(temporary, path)
-            _to_disk(path.parent)
+            to_disk(path.parent)
     except OSError as error:
         raise explain(error, path) from error
 
@@ -91,12 +91,21 @@ def explain(error, path):
 
 
 @contextlib.contextmanager
-def _hidden_folder(parent):
-    """A temporary folder that is locked for as long as this process lives."""
-    with _locked(parent):
-        for leftover in parent.glob(PREFIX + "*"):
+def hidden_folder(parent, prefix):
+    """Yields a temporary folder, locked while this process lives and then removed.
+
+    Those that killed processes have left in `parent` under the same prefix are removed
+    first. Whoever wants to keep the folder renames it.
+
+    Args:
+        parent: an existing folder. prefix: of the name; a dot hides it.
+
+    Source: flock(2).
+    """
+    with locked(parent):
+        for leftover in parent.glob(prefix + "*"):
             _remove_if_abandoned(leftover)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = _try_lock(folder)
     try:
         yield folder
@@ -107,11 +116,19 @@ def _hidden_folder(parent):
 
 
 @contextlib.contextmanager
-def _locked(folder):
-    """Keeps others from cleaning up before a new folder has its lock."""
+def locked(folder):
+    """Keeps other processes out of a folder, as far as they ask for the same.
+
+    Some network file systems lock no folders; there nothing is kept out, and nothing
+    that killed processes left is ever removed.
+
+    Args:
+        folder: an existing folder.
+
+    Source: flock(2).
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # Where a file system locks no folders, nothing is ever cleaned up either.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -140,8 +157,14 @@ def _remove_if_abandoned(folder):
         os.close(lock)
 
 
-def _to_disk(path):
-    """Waits until a file, or a folder's list of names, is on the disk."""
+def to_disk(path):
+    """Waits until a file, or a folder's list of names, is on the disk.
+
+    Args:
+        path: of a file or folder.
+
+    Source: fsync(2).
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,9 +5,24 @@ All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each laye
 
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
-from zoo.layers.conv_norm import ConvNorm
-from zoo.layers.initializers import FeatureIdentity, Inflated, inflate
+from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
+from zoo.layers.cross_stream import CrossStream
+from zoo.layers.fusion import (
+    BilinearFusion,
+    ConcatFusion,
+    ConvFusion,
+    MaxFusion,
+    StreamAverage,
+    SumFusion,
+)
+from zoo.layers.initializers import (
+    FeatureIdentity,
+    FusionIdentity,
+    Inflated,
+    inflate,
+)
 from zoo.layers.input_normalization import FlowNormalization, RGBNormalization
+from zoo.layers.local_response_normalization import LocalResponseNormalization
 from zoo.layers.pooling import (
     SlidingAveragePooling,
     SpatialMaxPooling,
@@ -18,18 +33,28 @@ from zoo.layers.sub_batch_normalization import SubBatchNormalization
 from zoo.layers.temporal_conv import TemporalConv
 
 __all__ = [
+    "BilinearFusion",
     "ChannelScale",
     "ClipView",
+    "ConcatFusion",
+    "ConvFusion",
     "ConvNorm",
+    "CrossStream",
     "FeatureIdentity",
     "FlowNormalization",
+    "FusionIdentity",
     "Inflated",
+    "LocalResponseNormalization",
+    "MaxFusion",
     "RGBNormalization",
     "SlidingAveragePooling",
     "SpatialConv",
     "SpatialMaxPooling",
+    "StreamAverage",
     "SubBatchNormalization",
+    "SumFusion",
     "TemporalConv",
+    "TemporalConvNorm",
     "TemporalMaxPooling",
     "inflate",
 ]

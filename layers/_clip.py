@@ -58,3 +58,11 @@ def require_one_of_stride_and_dilation(layer, strides, dilation_rate):
             f"{layer}: strides ({strides}) and dilation_rate ({dilation_rate}) cannot "
             "both exceed 1; set one of them to 1."
         )
+
+
+def value_if_known(scalar):
+    """The number in a scalar tensor, or None while a graph is traced."""
+    try:
+        return float(scalar)
+    except TypeError:
+        return None

@@ -1,13 +1,15 @@
-"""Initialisations of temporal kernels [taps, C, C'] that keep a trained network intact.
+"""Initialisations of new kernels that keep a trained network intact.
 
 Source: thesis eq. 4.5 (inflation of a spatial kernel), eq. 5.8-5.9 (feature identity
-times a temporal filter); the filters are those of Table 5.3 and of the released code.
+times a temporal filter; the filters are those of Table 5.3 and of the released code),
+section 3.3.5 (identity and Gaussian of a fusion kernel).
 """
 
 import keras
 from keras import ops
 
 FILTERS = ("centre", "average", "high_pass")
+ORDERS = ("interleaved", "block")  # of concatenated channels, eq. 3.3 and release
 
 
 def temporal_filter(name, taps):
@@ -102,3 +104,58 @@ class Inflated(keras.initializers.Initializer):
 
     def get_config(self):
         return {"initializer": keras.initializers.serialize(self.initializer)}
+
+
+def gaussian(taps, height, width):
+    """exp(-(t^2 + i^2 + j^2) / 2) around the middle, sum 1: [taps, height, width].
+
+    Source: thesis 3.3.5, "a Gaussian of size 3 x 3 x 3 and sigma = 1".
+    """
+    squares = [
+        ops.square(ops.arange(size, dtype="float32") - (size - 1) / 2)
+        for size in (taps, height, width)
+    ]
+    t, i, j = squares
+    bell = ops.exp(-(t[:, None, None] + i[:, None] + j) / 2)
+    return bell / ops.sum(bell)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class FusionIdentity(keras.initializers.Initializer):
+    """Fusion kernel that sums two streams: Gaussian (x) weighted identities.
+
+    [taps, k, k, 2C, C]: output channel c is streams[0] times channel c of the first
+    stream plus streams[1] times channel c of the second, blurred by a Gaussian of
+    sigma 1 that sums to 1.
+
+    Args:
+        streams: the two weights. order: of the 2C channels, "interleaved" or "block",
+            see `zoo.layers.ConcatFusion`.
+
+    Raises:
+        ValueError: an input that is not twice as deep as the output.
+
+    Source: thesis 3.3.5; the released code weighs 0.25 and 0.75.
+    """
+
+    def __init__(self, streams=(1.0, 1.0), order="interleaved"):
+        self.streams = tuple(streams)
+        self.order = order
+
+    def __call__(self, shape, dtype=None):
+        *window, channels, filters = shape
+        if channels != 2 * filters:
+            raise ValueError(
+                "FusionIdentity maps two streams of C channels to C; the kernel maps "
+                f"{channels} to {filters}."
+            )
+        first, second = (weight * ops.eye(filters) for weight in self.streams)
+        if self.order == "block":
+            identity = ops.concatenate([first, second], axis=0)
+        else:
+            identity = ops.reshape(ops.stack([second, first], axis=1), (-1, filters))
+        kernel = gaussian(*window)[..., None, None] * identity
+        return ops.cast(kernel, dtype or keras.config.floatx())
+
+    def get_config(self):
+        return {"streams": self.streams, "order": self.order}

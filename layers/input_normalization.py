@@ -7,7 +7,7 @@ those of the ImageNet networks the thesis starts from.
 import keras
 from keras import ops
 
-from zoo.layers._clip import require_clip
+from zoo.layers._clip import require_clip, value_if_known
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -74,7 +74,9 @@ class FlowNormalization(keras.layers.Layer):
             subtracts 128: an offset of -0.5 reproduces it.
 
     Raises:
-        ValueError: a bound that is not positive, or an odd number of channels.
+        ValueError: a bound that is not positive, an odd number of channels, or
+            8-bit codes (0-255) instead of pixels. The codes are told by their mean,
+            wherever the values can be seen: not while a graph is traced.
 
     Source: thesis 3.3.5, displacements clipped at 20 pixels.
     """
@@ -94,8 +96,20 @@ class FlowNormalization(keras.layers.Layer):
                 f"number of channels, got shape {tuple(input_shape)}."
             )
 
+    def _require_pixels(self, x):
+        mean = value_if_known(ops.mean(x))
+        if mean is not None and mean > 2 * self.bound:
+            raise ValueError(
+                f"FlowNormalization ({self.name}) takes flow in pixels, of which "
+                f"{-self.bound:g} to {self.bound:g} are told apart; the mean of this "
+                f"one is {mean:.4g}, which looks like 8-bit codes. Decode them first: "
+                f"codes * {2 * self.bound:g} / 255 - {self.bound:g}."
+            )
+
     def call(self, x):
-        x = ops.clip(ops.cast(x, "float32"), -self.bound, self.bound)
+        x = ops.cast(x, "float32")
+        self._require_pixels(x)
+        x = ops.clip(x, -self.bound, self.bound)
         return ops.cast(x * (127.5 / self.bound) + self.offset, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

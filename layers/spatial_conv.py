@@ -21,7 +21,7 @@ from zoo.layers._clip import (
 class SpatialConv(keras.layers.Layer):
     """2-D convolution of each frame: [B, T, H, W, C] -> [B, T, H', W', filters].
 
-    The kernel [k, k, C, filters] is that of an image network, so image weights move
+    It computes f(W x + b), f and b on request. The kernel [k, k, C, filters] is that of an image network, so image weights move
     over as they are. Padding is symmetric, `padding` zeros on each of the four sides
     (Keras' "same" is not symmetric at stride 2 and shifts the features of a network
     trained elsewhere by a pixel); H' = floor((H + 2 padding - d (k - 1) - 1) / s) + 1.
@@ -33,11 +33,14 @@ class SpatialConv(keras.layers.Layer):
         padding: zeros on each side; None keeps the size at stride 1: d (k // 2).
         dilation_rate: d, pixels between neighbouring taps.
         use_bias: add a bias per output channel.
+        activation: f, e.g. "relu", or None. TensorFlow runs a convolution, its bias
+            and its ReLU as one operation if all three stand in this layer.
         kernel_initializer: initialiser of the kernel.
 
     Raises:
         ValueError: a size below 1, strides and dilation both above 1, a negative
-            padding, or an input that is no clip.
+            padding, or an input that is no clip or (if its size is known) smaller
+            than the kernel.
 
     Source: thesis eq. 7.2, W_{l,k}; He et al. 2015 for the padding.
     """
@@ -50,6 +53,7 @@ class SpatialConv(keras.layers.Layer):
         padding=None,
         dilation_rate=1,
         use_bias=False,
+        activation=None,
         kernel_initializer="he_normal",
         **kwargs,
     ):
@@ -72,6 +76,7 @@ class SpatialConv(keras.layers.Layer):
         self.padding = padding
         self.dilation_rate = dilation_rate
         self.use_bias = use_bias
+        self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     @property
@@ -81,7 +86,7 @@ class SpatialConv(keras.layers.Layer):
         return (1, 1), (extent, self.strides)
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
+        self._require_room(input_shape)
         k = self.kernel_size
         self.kernel = self.add_weight(
             name="kernel",
@@ -93,13 +98,31 @@ class SpatialConv(keras.layers.Layer):
                 name="bias", shape=(self.filters,), initializer="zeros"
             )
 
+    def _require_room(self, shape):
+        require_clip(shape, self)
+        extent = self.dilation_rate * (self.kernel_size - 1) + 1
+        for size in shape[2:4]:
+            if size is not None and size + 2 * self.padding < extent:
+                raise ValueError(
+                    f"{self.__class__.__name__} ({self.name}): maps of {shape[2]} x "
+                    f"{shape[3]} are smaller than the kernel of {extent}; use larger "
+                    "frames."
+                )
+
     def call(self, x):
-        y = self._convolve(fold_time(x), self.kernel)
+        y = self._convolve(self._fold(x), self.kernel)
         if self.use_bias:
             # Not y + bias: ops.add becomes TensorFlow's BiasAdd, which its graph
             # optimiser merges into the convolution.
             y = ops.add(y, self.bias)
-        return unfold_time(y, like=x)
+        return self._unfold(self.activation(y), like=x)
+
+    def _fold(self, x):
+        self._require_room(x.shape)
+        return fold_time(x)
+
+    def _unfold(self, y, like):
+        return unfold_time(y, like)
 
     def _convolve(self, frames, kernel):
         keeps_size = 2 * self.padding == self.dilation_rate * (self.kernel_size - 1)
@@ -139,5 +162,6 @@ class SpatialConv(keras.layers.Layer):
             "padding": self.padding,
             "dilation_rate": self.dilation_rate,
             "use_bias": self.use_bias,
+            "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

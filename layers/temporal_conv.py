@@ -116,25 +116,34 @@ class TemporalConv(keras.layers.Layer):
             )
 
     def call(self, x):
+        y = self._convolve(self._fold(x), self.kernel)
+        if self.use_bias:
+            y = ops.add(y, self.bias)
+        return self._unfold(y, like=x)
+
+    def _fold(self, x):
+        """All pixels of a frame side by side: [B, T, H, W, C] -> [B, T, H*W, C]."""
         self._require_length(x.shape)
         batch, time, height, width, channels = ops.shape(x)
-        # All pixels of a frame side by side: a 2-D convolution with a k x 1 kernel.
-        rows = ops.reshape(x, (batch, time, height * width, channels))
+        return ops.reshape(x, (batch, time, height * width, channels))
+
+    def _unfold(self, y, like):
+        batch, _, height, width, _ = ops.shape(like)
+        return ops.reshape(y, (batch, ops.shape(y)[1], height, width, y.shape[-1]))
+
+    def _convolve(self, rows, kernel):
+        """A 2-D convolution with a k x 1 kernel."""
         same = self.strides == 1 and self.padding == "same"
         if self._pad and not same:
             rows = ops.pad(rows, ((0, 0), (self._pad, self._pad), (0, 0), (0, 0)))
-        y = ops.conv(
+        return ops.conv(
             rows,
-            ops.expand_dims(self.kernel, 1),
+            ops.expand_dims(kernel, 1),
             strides=(self.strides, 1),
             padding="same" if same else "valid",
             data_format="channels_last",
             dilation_rate=(self.dilation_rate, 1),
         )
-        if self.use_bias:
-            y = ops.add(y, self.bias)
-        time, filters = ops.shape(y)[1], y.shape[-1]
-        return ops.reshape(y, (batch, time, height, width, filters))
 
     def compute_output_shape(self, input_shape):
         batch, time, height, width, channels = input_shape

@@ -22,7 +22,12 @@ class ModelInfo:
         multiply_adds: of one clip, in units of 10^9; a FLOP count is twice that.
         receptive_field: {endpoint: (frames, pixels)} in theory; None frames means all.
         weights: names accepted by `zoo.load(..., weights=)`.
-        warm_start: the model whose weights start this one, or None.
+        warm_start: the model whose weights start this one, a dict {stream: model} for
+            a network of several streams, or None.
+        new_layers: wildcards of layers that its predecessor does not have, which
+            start so that they do not disturb it.
+        cut_layers: wildcards of layers of its predecessor that it may lack, where
+            options cut a tower off.
         options: {option: default} of this architecture.
         num_classes: default size of the classifier.
 
@@ -40,7 +45,9 @@ class ModelInfo:
     multiply_adds: float | None = None
     receptive_field: dict = dataclasses.field(default_factory=dict)
     weights: tuple = ()
-    warm_start: str | None = None
+    warm_start: str | dict | None = None
+    new_layers: tuple = ()
+    cut_layers: tuple = ()
     options: dict = dataclasses.field(default_factory=dict)
     num_classes: int | None = None
 
@@ -65,9 +72,15 @@ class ModelInfo:
                 for endpoint, (t, s) in self.receptive_field.items()
             ),
             "weights": ", ".join(self.weights) or "none published; trains from scratch",
-            "starts from": self.warm_start,
+            "starts from": _predecessors(self.warm_start),
             "classes": self.num_classes,
             "options": ", ".join(f"{k}={v!r}" for k, v in self.options.items()),
         }
         lines += [f"  {key:15} {value}" for key, value in rows.items() if value]
         return "\n".join(lines)
+
+
+def _predecessors(warm_start):
+    if isinstance(warm_start, dict):
+        return ", ".join(f"{stream}: {name}" for stream, name in warm_start.items())
+    return warm_start

@@ -3,6 +3,22 @@
 Source: one module per thesis chapter or network, named in each.
 """
 
-from zoo.models import resnet, t_resnet
+from zoo.models import (
+    fusion,
+    resnet,
+    st_mulnet,
+    st_resnet,
+    t_resnet,
+    two_stream,
+    vgg,
+)
 
-__all__ = ["resnet", "t_resnet"]
+__all__ = [
+    "fusion",
+    "resnet",
+    "st_mulnet",
+    "st_resnet",
+    "t_resnet",
+    "two_stream",
+    "vgg",
+]

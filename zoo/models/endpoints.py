@@ -8,6 +8,10 @@ import re
 
 import keras
 
+_ENDPOINT = re.compile(
+    "(?:(?:appearance|motion)_)?(?:conv|relu|res|pool|fc|fusion|logits|pred)"
+)
+
 
 def features(model, endpoints):
     """A model that returns {endpoint: map}; see `zoo.features`.
@@ -26,7 +30,7 @@ def _output(model, endpoint):
     names = {layer.name: layer for layer in model.layers}
     layer = names.get(str(endpoint).replace("/", "_"))
     if layer is None:
-        named = [name for name in names if re.match("conv|res|pool|logits|pred", name)]
+        named = [name for name in names if _ENDPOINT.match(name)]
         near = difflib.get_close_matches(str(endpoint), named, n=5, cutoff=0.3)
         raise ValueError(
             f"{model.name} has no endpoint {endpoint!r}; the nearest are "

@@ -21,8 +21,10 @@ import keras
 
 from zoo import layers
 from zoo.models import resnet
+from zoo.models.inputs import video_input
 from zoo.models.resnet import (
     NETS,
+    branch_names,
     classifier,
     conv_norm,
     require,
@@ -60,13 +62,14 @@ def release_unit(x, shortcut, unit, scale, padding):
     `thesis_unit`, and eq. 7.6 is the one it departs from.
     """
     a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
-    s = layers.SpatialConv(unit.width, 3, name=f"res{unit.name}_branch2b")(a)
+    names = branch_names(unit, "2b")
+    s = layers.SpatialConv(unit.width, 3, name=names["name"])(a)
     x_t = norm_relu(a, f"{temporal_name(unit)}_bn", unit)
     small = keras.initializers.RandomNormal(stddev=0.01)
     x_t = affine_scale(unit, scale)(temporal_conv(unit, padding, small)(x_t))
     s, shortcut = keep_centre(padding, s, shortcut)
     u = keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t])
-    return norm_relu(u, f"bn{unit.name}_branch2b", unit), shortcut
+    return norm_relu(u, names["norm_name"], unit), shortcut
 
 
 UNITS = {"thesis": thesis_unit, "release": release_unit}
@@ -74,7 +77,7 @@ UNITS = {"thesis": thesis_unit, "release": release_unit}
 
 def temporal_name(unit):
     """Name of the temporal layers, as in the release (thesis 7.3.1)."""
-    return f"conv_time_res{unit.name}_branch2b"
+    return f"{unit.prefix}conv_time_res{unit.name}_branch2b"
 
 
 def norm_relu(x, name, unit):
@@ -145,7 +148,7 @@ def t_resnet(
         UNITS[unit], scale=temporal_scale, padding=temporal_padding
     )
     aggregation = partial(temporal_aggregation, spatiotemporal=spatiotemporal)
-    rgb = keras.Input((None, None, None, 3), name="rgb")
+    rgb = video_input("rgb")
     x = trunk(rgb, net, stem, sub_batch, aggregation)
     x = layers.SlidingAveragePooling(7, name="pool5")(x)
     if temporal_pooling == "max":  # else the classifier averages scores, and is linear
@@ -154,12 +157,17 @@ def t_resnet(
     return keras.Model(rgb, outputs, name=name)
 
 
-FACTS = {**resnet.FACTS, "architecture": t_resnet, "section": "7.3"}
+FACTS = {
+    **resnet.FACTS,
+    "architecture": t_resnet,
+    "section": "7.3",
+    "new_layers": ("conv_time_*",),
+}
 
 
 @register(
     parameters=25_643_732,
-    multiply_adds=66.6,
+    multiply_adds=66.63,
     receptive_field={
         "res2": (5, 35),
         "res3": (9, 99),
@@ -216,7 +224,7 @@ def t_resnet152(num_classes=20, classifier_activation="softmax", **options):
 
 @register(
     parameters=576_488,
-    multiply_adds=0.0712,
+    multiply_adds=0.07118,
     receptive_field={
         "res2": (3, 19),
         "res3": (5, 35),

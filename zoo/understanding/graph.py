@@ -18,14 +18,14 @@ def parameters(model):
     return sum(math.prod(v.shape) for v in model.trainable_variables)
 
 
-def multiply_adds(model, shape):
-    """Multiply-adds of all convolutions and fully connected layers for one input.
+def multiply_adds(model, clip):
+    """Multiply-adds of all convolutions and fully connected layers for one clip.
 
     Element-wise work (normalisation, nonlinearities, pooling) is left out, as is usual.
 
     Args:
-        model: a functional model of one input.
-        shape: of one clip, (T, H, W, C).
+        model: a functional model of one or several inputs.
+        clip: length and size (T, H, W) of its inputs.
 
     Returns:
         The number of multiply-adds; FLOPs are twice that.
@@ -42,35 +42,61 @@ def multiply_adds(model, shape):
             total += positions * math.prod(layer.kernel.shape)
         return output
 
-    _walk(model, (1, *shape), visit)
+    _walk(model, lambda tensor: (1, *clip, tensor.shape[-1]), visit)
     return total
 
 
 def receptive_fields(model):
     """Theoretical receptive field of every layer's units, in frames and pixels.
 
+    A frame of a two-stream network is a chunk, an RGB frame with its stack of flow;
+    a unit that sees `frames` chunks at a stride of tau sees a span of `frames` tau.
+
     Args:
-        model: a functional model of one input.
+        model: a functional model.
 
     Returns:
         {layer name: (frames, pixels)}; None frames or pixels stand for all.
 
     Source: thesis Tables 2.1 and 4.1; Fig. 4.3 for time.
     """
+    return {
+        name: (time[0], space[0]) for name, (time, space) in _windows(model).items()
+    }
+
+
+def strides(model):
+    """Distance of neighbouring units of every layer, in frames and pixels.
+
+    Args:
+        model: a functional model.
+
+    Returns:
+        {layer name: (frames, pixels)}.
+
+    Source: thesis Table 2.1.
+    """
+    return {
+        name: (time[1], space[1]) for name, (time, space) in _windows(model).items()
+    }
+
+
+def _windows(model):
+    """{layer name: per axis (extent, distance between units)}, time before space."""
     fields = {}
 
     def visit(layer, inputs):
-        # Per axis (extent, distance between neighbouring units); None: everything.
-        first, *others = inputs
+        # A window slides over all inputs, or over the first beside a shortcut; it is
+        # the same, since no shortcut is wider than what it bypasses.
+        axes = [_widest(axis) for axis in zip(*inputs, strict=True)]
         if isinstance(layer, keras.layers.GlobalAveragePooling3D):
-            first = [(None, 1), (None, 1)]
+            axes = [(None, 1), (None, 1)]
         window = getattr(layer, "spacetime_window", ((1, 1), (1, 1)))
-        first = [_extend(*a, *w) for a, w in zip(first, window, strict=True)]
-        axes = [_widest(axis) for axis in zip(first, *others, strict=True)]
-        fields[layer.name] = (axes[0][0], axes[1][0])
+        axes = [_extend(*a, *w) for a, w in zip(axes, window, strict=True)]
+        fields[layer.name] = axes
         return axes
 
-    _walk(model, [(1, 1), (1, 1)], visit)
+    _walk(model, lambda tensor: [(1, 1), (1, 1)], visit)
     return fields
 
 
@@ -94,12 +120,12 @@ def _extend(extent, jump, taps, stride):
 
 
 def _walk(model, start, visit):
-    """Carries a value along the graph: visit(layer, values of its inputs)."""
+    """Carries values along the graph: start(input), visit(layer, values of inputs)."""
     values = {}
     for layer in model.operations:
         outputs = keras.tree.flatten(layer.output)
         if isinstance(layer, keras.layers.InputLayer):
-            value = start
+            value = start(layer.output)
         else:
             inputs = keras.tree.flatten(layer.input)
             value = visit(layer, [values[id(tensor)] for tensor in inputs])

@@ -3,6 +3,8 @@
 Source: thesis 7.3.3 (a spatiotemporal network starts from its spatial predecessor).
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -12,6 +14,8 @@ from absl import logging
 from zoo import registry
 from zoo.weights import folder, keras_applications
 from zoo.weights.transfer import Weights, transfer, weights_of
+
+TILED = "_tiled"  # ending of names whose first layer is tiled, not averaged
 
 
 def load(name, weights, num_classes, classifier_activation, **options):
@@ -34,15 +38,15 @@ def load(name, weights, num_classes, classifier_activation, **options):
             found.origin,
             info.options["stem"],
         )
-    if found.num_classes is not None:
-        arguments.setdefault("num_classes", found.num_classes)
+    if num_classes is None and found.num_classes is not None:
+        arguments["num_classes"] = found.num_classes
     for option, value in found.options.items():
         if option in info.options:
             _require_same(
                 name, found, option, value, arguments.setdefault(option, value)
             )
     model = registry.build(name, **arguments)
-    transfer(found, model)
+    transfer(found, model, info.new_layers, info.cut_layers)
     return model
 
 
@@ -53,19 +57,32 @@ def find(info, weights):
         info: `ModelInfo` of the model to load. weights: as in `zoo.load`, not None.
 
     Raises:
-        ValueError: a file that holds no weights.
+        ValueError: a file that holds no weights, or a dict without the model's streams.
         FileNotFoundError: neither a name of weights nor an existing path.
 
     Source: thesis 7.3.3.
     """
+    if isinstance(info.warm_start, dict) and weights in tuple(info.weights):
+        weights = {
+            # The appearance stream sees colour, as the ImageNet networks do.
+            "appearance": weights.removesuffix(TILED),
+            "motion": weights,
+        }
+    if isinstance(weights, Mapping):
+        return _of_streams(info, weights)
     if isinstance(weights, keras.Model):
         return weights_of(weights, _stem_of(weights))
     if not isinstance(weights, str | Path):
         raise ValueError(
-            f"weights must be None, a name, a path or a keras.Model, got {weights!r}."
+            "weights must be None, a name, a path, a keras.Model, or for networks of "
+            f"two streams a dict of these, got {weights!r}."
         )
     if weights in info.weights:
-        return keras_applications.imagenet(info.warm_start or info.name, weights)
+        found = keras_applications.imagenet(
+            _predecessor(info), weights.removesuffix(TILED)
+        )
+        rule = "tiled" if weights.endswith(TILED) else "mean"
+        return dataclasses.replace(found, first_layer=rule)
     path = Path(weights).expanduser()
     if not path.exists():
         names = ", ".join(map(repr, info.weights)) or "none"
@@ -75,6 +92,39 @@ def find(info, weights):
             "folder written by training, or a keras.Model."
         )
     return _read(info, path)
+
+
+def _predecessor(info):
+    """The model of colour images that one of a single stream starts from."""
+    return info.warm_start or info.name
+
+
+def _of_streams(info, weights):
+    """The weights of both streams as those of one network."""
+    streams = info.warm_start if isinstance(info.warm_start, dict) else {}
+    if set(weights) != set(streams):
+        raise ValueError(
+            f"{info.name} has the streams {', '.join(streams) or '(none)'}, weights "
+            f"were given for {', '.join(map(str, weights)) or '(none)'}; give a name, "
+            "path or model for each of its streams."
+        )
+    found = {
+        stream: find(registry.info(predecessor), weights[stream]).of_stream(stream)
+        for stream, predecessor in info.warm_start.items()
+    }
+    stems = {k: v.options["stem"] for k, v in found.items() if "stem" in v.options}
+    if len(set(stems.values())) > 1:
+        raise ValueError(
+            f"The streams of {info.name} were trained with different stems, {stems}; "
+            "train both from the same kind of weights."
+        )
+    return Weights(
+        origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
+        layers={k: v for w in found.values() for k, v in w.layers.items()},
+        # Batch sizes and dropout are each stream's own; the stem is that of both.
+        options={"stem": next(iter(stems.values()))} if stems else {},
+        first_layer=found["motion"].first_layer,
+    )
 
 
 def _read(info, path):
@@ -87,8 +137,8 @@ def _read(info, path):
         return weights_of(model, _stem_of(model))
     if path.name.endswith(".weights.h5"):
         return read_h5(path)
-    if path.suffix == ".h5" and "imagenet" in info.weights:
-        return keras_applications.imagenet(info.warm_start or info.name, path)
+    if path.suffix == ".h5" and _predecessor(info) in keras_applications.NETWORKS:
+        return keras_applications.imagenet(_predecessor(info), path)
     raise ValueError(
         f"{path}: unknown kind of weights; accepted are .keras, .weights.h5, the .h5 "
         "files of keras.applications, and folders written by training."
@@ -146,11 +196,15 @@ def _stem_of(model):
     """The stem a model was built with, read off its layers."""
     from zoo.models.resnet import STEMS
 
-    layers = {layer.name: layer for layer in model.layers}
-    if not {"rgb_normalization", "pool1"} <= set(layers):
+    layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
+    if not {"bn_conv1", "conv1"} & set(layers) or "pool1" not in layers:
         return {}
-    stem = (layers["rgb_normalization"].mean, layers["pool1"].padding)
-    return dict([("stem", name) for name, known in STEMS.items() if known == stem])
+    mean = getattr(layers.get("rgb_normalization"), "mean", None)
+    return {
+        "stem": name
+        for name, known in STEMS.items()
+        if known.pool_padding == layers["pool1"].padding and mean in (None, known.mean)
+    }
 
 
 def _require_same(name, found, option, trained, wanted):

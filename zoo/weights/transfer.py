@@ -1,17 +1,21 @@
 """Moving weights between networks by the names of their layers.
 
 Source: thesis 7.3.3: "we transform the residual units to spacetime and re-start the
-training process"; temporal layers are new, all others are those of the spatial net.
+training process", and 4.3.5 and 5.4.1, where two trained streams become one network.
 """
 
 import dataclasses
+import fnmatch
+import re
 
 import keras
 import numpy as np
 from absl import logging
 
-HEAD = "fc"
-TEMPORAL = "conv_time_"  # layers that a spatial predecessor does not have (eq. 7.4)
+from zoo.models.inputs import STREAMS
+from zoo.weights.adaptation import adapt
+
+_HEAD = re.compile(f"(?:(?:{'|'.join(STREAMS)})_)?fc8?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Weights:
         origin: model name or file, for messages.
         layers: {layer name: [array, ...]} of all layers that have weights.
         options: architecture options under which they were trained, as far as known.
+        first_layer: rule that makes a first layer for flow out of one for colour, see
+            `zoo.weights.adaptation.flow_kernel`.
 
     Source: thesis 7.3.3.
     """
@@ -29,11 +35,47 @@ class Weights:
     origin: str
     layers: dict
     options: dict = dataclasses.field(default_factory=dict)
+    first_layer: str = "mean"
 
     @property
     def num_classes(self):
-        """Size of the classifier, or None without one (thesis 7.3.3)."""
-        return self.layers[HEAD][0].shape[-1] if HEAD in self.layers else None
+        """Size of the classifiers, or None without one (thesis 7.3.3).
+
+        Raises:
+            ValueError: the streams have classifiers of different sizes.
+        """
+        sizes = {
+            name: arrays[0].shape[-1]
+            for name, arrays in self.layers.items()
+            if is_head(name)
+        }
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"The streams of {self.origin} were trained on different numbers of "
+                f"classes, {sizes}; train them on the same, or pass num_classes to "
+                "start new classifiers."
+            )
+        return next(iter(sizes.values()), None)
+
+    def of_stream(self, stream):
+        """These weights as those of one stream: their names with its prefix.
+
+        Weights of a network of two streams give their part.
+
+        Args:
+            stream: "appearance" or "motion".
+
+        Source: thesis 4.3.5, 5.4.1.
+        """
+        prefix = f"{stream}_"
+        own = {k: v for k, v in self.layers.items() if k.startswith(prefix)}
+        layers = own or {f"{prefix}{k}": v for k, v in self.layers.items()}
+        return dataclasses.replace(self, layers=layers)
+
+
+def is_head(name):
+    """Whether a layer is a classifier, to be replaced for other classes (7.3.3)."""
+    return _HEAD.fullmatch(name) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +83,19 @@ class TransferReport:
     """What became of every layer that has weights.
 
     Attributes:
-        copied: layers taken from the source. new: layers the source lacks, left at
-            their initial values. head: None, or (classes of the source, classes of
-            the target) where the classifier starts anew.
+        copied: layers taken from the source as they are. adapted: layers whose kernel
+            changed its shape by a rule of `zoo.weights.adaptation`. new: layers the
+            source lacks, left at their initial values. left_out: layers of the source
+            that a tower cut off no longer has. heads: classifiers that start anew.
 
     Source: thesis 7.3.3.
     """
 
     copied: tuple
+    adapted: tuple
     new: tuple
-    head: tuple | None
+    left_out: tuple
+    heads: tuple
 
 
 def weights_of(model, options=None):
@@ -62,14 +107,18 @@ def weights_of(model, options=None):
     return Weights(model.name, layers, dict(options or {}))
 
 
-def transfer(weights, target):
+def transfer(weights, target, new_layers=(), cut_layers=()):
     """Copies `weights` into `target`, layer by layer of the same name.
 
-    The temporal layers of a network that starts from a spatial one keep their initial
-    values. A classifier of another size starts anew, and a warning says so.
+    The layers that a network has beyond its predecessor keep their initial values, and
+    kernels change their shape where a rule says how. A classifier of another shape
+    starts anew, and a warning says so.
 
     Args:
         weights: a `Weights`. target: keras.Model to start from it.
+        new_layers: wildcards of layers that may be absent in the source, all of them
+            or none, see `ModelInfo.new_layers`.
+        cut_layers: wildcards of layers that may be absent in the target.
 
     Returns:
         A `TransferReport`.
@@ -81,26 +130,39 @@ def transfer(weights, target):
     Source: thesis 7.3.3.
     """
     variables = _by_layer(target)
-    head = _head_change(weights, variables)
-    arrays = {k: v for k, v in weights.layers.items() if not (head and k == HEAD)}
-    _require_fit(weights.origin, arrays, target.name, variables)
-    for name in arrays:
-        for variable, array in zip(variables[name], arrays[name], strict=True):
+    heads = tuple(
+        name
+        for name in weights.layers
+        if is_head(name)
+        and name in variables
+        and _shapes(weights.layers[name]) != _shapes(variables[name])
+    )
+    left_out = tuple(
+        name
+        for name in weights.layers
+        if name not in variables and _matches(name, cut_layers)
+    )
+    arrays = {
+        name: _adapted(values, variables.get(name), weights.first_layer, target)
+        for name, values in weights.layers.items()
+        if name not in heads + left_out
+    }
+    _require_fit(weights, arrays, target.name, variables, new_layers)
+    adapted = []
+    for name, values in arrays.items():
+        if _shapes(values) != _shapes(weights.layers[name]):
+            adapted.append(name)
+        for variable, array in zip(variables[name], values, strict=True):
             variable.assign(array)
-    if head:
-        logging.warning(
-            "%s: new classifier, %d -> %d classes; it starts untrained.",
-            target.name,
-            *head,
-        )
-    elif HEAD not in arrays:
-        logging.warning(
-            "%s: %s has no classifier; the new one starts untrained.",
-            target.name,
-            weights.origin,
-        )
-    new = tuple(name for name in variables if name not in arrays)
-    return TransferReport(tuple(arrays), new, head)
+    report = TransferReport(
+        copied=tuple(name for name in arrays if name not in adapted),
+        adapted=tuple(adapted),
+        new=tuple(name for name in variables if name not in (*arrays, *heads)),
+        left_out=left_out,
+        heads=heads,
+    )
+    _say(report, weights, target, variables)
+    return report
 
 
 def _by_layer(model):
@@ -109,26 +171,42 @@ def _by_layer(model):
     A normalisation is thus found whether or not it is fused with its convolution.
     """
     layers = {}
-    for variable in model.variables:
+    for variable in model.weights:
         layers.setdefault(variable.path.split("/")[-2], []).append(variable)
     return layers
 
 
-def _head_change(weights, variables):
-    classes = variables[HEAD][0].shape[-1]
-    known = weights.num_classes
-    return None if known in (None, classes) else (known, classes)
+def _matches(name, patterns):
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def _require_fit(origin, arrays, name, variables):
+def _adapted(arrays, variables, first_layer, target):
+    """The arrays in the shapes of the variables, as far as there is a rule."""
+    if variables is None or len(arrays) != len(variables):
+        return arrays
+    found = [
+        adapt(array, variable.shape, first_layer, _order_of(target))
+        for array, variable in zip(arrays, variables, strict=True)
+    ]
+    return arrays if any(array is None for array in found) else found
+
+
+def _order_of(target):
+    """The order in which a network concatenates its streams, if it does."""
+    orders = [layer.order for layer in target.layers if hasattr(layer, "order")]
+    return orders[0] if orders else "interleaved"
+
+
+def _require_fit(weights, arrays, name, variables, new_layers):
+    origin = weights.origin
     unused = [layer for layer in arrays if layer not in variables]
-    spatial = not any(layer.startswith(TEMPORAL) for layer in arrays)
+    has_new = any(_matches(layer, new_layers) for layer in arrays)
     missing = [
         layer
         for layer in variables
-        if layer not in arrays
-        and layer != HEAD
-        and not (spatial and layer.startswith(TEMPORAL))
+        if layer not in weights.layers
+        and not is_head(layer)
+        and (has_new or not _matches(layer, new_layers))
     ]
     differing = [
         f"{layer} {_shapes(arrays[layer])} -> {_shapes(variables[layer])}"
@@ -164,3 +242,31 @@ def _explain(origin, name, unused, missing, differing):
         "zoo.info(name).warm_start names."
     )
     return " ".join(lines)
+
+
+def _say(report, weights, target, variables):
+    """Says once what does not simply carry over."""
+    for name in report.heads:
+        have, want = (s[name][0].shape for s in (weights.layers, variables))
+        what = (
+            f"{have[-1]} -> {want[-1]} classes"
+            if have[-1] != want[-1]
+            else f"on {want[-2]} features in place of {have[-2]}"
+        )
+        logging.warning(
+            "%s: new classifier %s, %s; it starts untrained.", target.name, name, what
+        )
+    untrained = [n for n in variables if is_head(n) and n not in weights.layers]
+    if untrained:
+        logging.warning(
+            "%s: %s has no classifier; the new one (%s) starts untrained.",
+            target.name,
+            weights.origin,
+            ", ".join(untrained),
+        )
+    for what, names in (
+        ("left out, its tower is cut off", report.left_out),
+        ("adapted from another shape", report.adapted),
+    ):
+        if names:
+            logging.info("%s: %s: %s.", target.name, what, ", ".join(names))

@@ -1,0 +1,40 @@
+"""What networks see: RGB frames, and stacks of optical flow around each of them.
+
+Source: thesis 2.3 and 3.3.5: L = 10 horizontal and vertical flow fields, displacements
+clipped at 20 pixels.
+"""
+
+import keras
+
+from zoo import layers
+
+FLOW_FIELDS = 10  # L, of frames t - 5 ... t + 4 around the RGB frame t
+CHANNELS = {"rgb": 3, "flow": 2 * FLOW_FIELDS}
+RGB = "[B, T, H, W, 3] RGB, 0-255, uint8 or float; normalised inside"
+FLOW = (
+    "[B, T, H, W, 20] optical flow in pixels, u right and v down, interleaved u, v of "
+    "frames t-5 ... t+4; clipped at 20 and normalised inside"
+)
+DESCRIPTIONS = {"rgb": RGB, "flow": FLOW}
+# Streams of a two-stream network and what they see (thesis 2.3).
+STREAMS = {"appearance": "rgb", "motion": "flow"}
+
+
+def video_input(kind):
+    """The input "rgb" or "flow", a clip of any number, length and size (thesis 2.3)."""
+    return keras.Input((None, None, None, CHANNELS[kind]), name=kind)
+
+
+def normalized(x, mean, prefix=""):
+    """RGB less its mean colour, or flow clipped and scaled to the same range.
+
+    Args:
+        x: an input tensor of `video_input`.
+        mean: of R, G, B in 0-255; flow has none.
+        prefix: of the layer's name, "appearance_" or "motion_" in two-stream networks.
+
+    Source: thesis 3.3.5.
+    """
+    if x.shape[-1] == CHANNELS["rgb"]:
+        return layers.RGBNormalization(mean, name=f"{prefix}rgb_normalization")(x)
+    return layers.FlowNormalization(name=f"{prefix}flow_normalization")(x)

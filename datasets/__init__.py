@@ -13,7 +13,11 @@ import importlib
 
 _HOMES = {
     "ClipSpec": "pipeline",
-    "FrameCache": "pipeline",
+    "FrameCache": "cache",
+    "FlowFolder": "flow",
+    "ComputedFlow": "flow",
+    "Reader": "chunks",
+    "flow_source": "flow",
     "Skipped": "pipeline",
     "steps_per_epoch": "pipeline",
     "test_videos": "pipeline",

@@ -1,4 +1,4 @@
-"""Spatial augmentation of clips: one random crop and flip for all frames.
+"""Spatial augmentation of clips: one random crop and flip for all frames and flow.
 
 Thesis 3.3.5 and 7.3.3: width and height of the S x S crop are jittered independently
 by up to 25 %, patches are cropped "at a maximum of 25 % distance from the image
@@ -15,6 +15,11 @@ import dataclasses
 
 import cv2
 import numpy as np
+
+CORNER_SCALES = np.array([256, 224, 192, 168]) / 224
+"""Sides of the motion streams' crops, relative to the network's input."""
+CORNERS = np.array([(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)])
+"""Places of these crops (row, column): shares of the room left, in halves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +89,47 @@ def draw_crop(height, width, size, rng, *, jitter=0.25, border=0.25, flip=True):
     )
 
 
+def draw_corner_crop(height, width, size, rng, *, flip=True):
+    """Draws a crop at a corner or in the centre (thesis 4.3.5 and 5.4.1).
+
+    The augmentation of the motion streams: crop height and width are each drawn from
+    256, 224, 192 and 168 pixels where ``size`` is 224, and in proportion otherwise,
+    capped by the frame; the crop lies at one of the four corners or in the middle. Four
+    numbers are drawn, in this order: height, width, place, flip.
+
+    Args:
+        height: Rows of the frame.
+        width: Columns of the frame.
+        size: Side of the network's input in pixels of this frame, whole or not.
+        rng: A numpy.random.Generator.
+        flip: Whether half of the draws are mirrored.
+
+    Returns:
+        CropParams inside the frame.
+
+    Raises:
+        ValueError: If a side is below 1.
+    """
+    if min(height, width, size) < 1:
+        raise ValueError(
+            f"Frame and crop need sides of at least 1 pixel, got a {width}x{height} "
+            f"frame and size {size}."
+        )
+    crop_height, crop_width = (
+        max(1, min(round(size * rng.choice(CORNER_SCALES)), limit))
+        for limit in (height, width)
+    )
+    room = np.array([height - crop_height, width - crop_width])
+    top, left = room * CORNERS[rng.integers(len(CORNERS))] // 2
+    return CropParams(
+        top=int(top),
+        left=int(left),
+        height=crop_height,
+        width=crop_width,
+        flip=bool(flip and rng.random() < 0.5),
+    )
+
+
 def apply_crop(frames, crop, size):
     """Crops, resizes and mirrors all frames of a clip alike.
 
@@ -91,20 +137,39 @@ def apply_crop(frames, crop, size):
     little for aliasing to matter.
 
     Args:
-        frames: uint8 [T, H, W, 3].
+        frames: uint8 or float32 [T, H, W, C].
         crop: CropParams inside H x W.
         size: Side S of the result in pixels.
 
     Returns:
-        uint8 [T, S, S, 3], newly allocated.
+        [T, S, S, C] of the same type, newly allocated.
     """
     bottom, right = crop.top + crop.height, crop.left + crop.width
-    clip = np.empty((len(frames), size, size, 3), np.uint8)
+    clip = np.empty((len(frames), size, size, frames.shape[-1]), frames.dtype)
     for frame, out in zip(frames, clip, strict=True):
         patch = frame[crop.top : bottom, crop.left : right]
         cv2.resize(patch, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
         if crop.flip:
             cv2.flip(out, 1, dst=out)
+    return clip
+
+
+def apply_crop_to_flow(flow, crop, size):
+    """Crops, resizes and mirrors stacks of flow; a mirror turns u around.
+
+    Displacements keep their length when the patch is resized, as in the author's code.
+
+    Args:
+        flow: float32 [T, H, W, 2L], u and v in turn.
+        crop: CropParams inside H x W.
+        size: Side S of the result in pixels.
+
+    Returns:
+        float32 [T, S, S, 2L], newly allocated.
+    """
+    clip = apply_crop(flow, crop, size)
+    if crop.flip:
+        np.negative(clip[..., ::2], out=clip[..., ::2])
     return clip
 
 

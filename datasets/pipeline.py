@@ -9,6 +9,9 @@ the clip's place in the epoch, so that batches depend on nothing but these numbe
 on threads, nor on what ran before. Videos decode in a pool of threads, since PyAV and
 OpenCV release the interpreter lock; tf.data takes whole batches from it.
 
+Networks see RGB frames, stacks of optical flow around them, or both, cropped and
+mirrored alike (`zoo.datasets.chunks`).
+
 A bad video is skipped, counted and reported. Its slot goes to the next good video in
 the order of the epoch, so that the number of batches never changes.
 """
@@ -19,15 +22,25 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import threading
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from zoo.datasets.augment import apply_crop, draw_crop
+from zoo.datasets.augment import (
+    apply_crop,
+    apply_crop_to_flow,
+    draw_corner_crop,
+    draw_crop,
+)
+from zoo.datasets.cache import CacheFull
+from zoo.datasets.chunks import Reader
+from zoo.datasets.flow import FIELDS
 from zoo.datasets.sampling import STRIDE_RANGE, test_indices, train_indices
-from zoo.datasets.video import VideoError, read_video
+from zoo.datasets.video import VideoError
+
+CROPS = ("jitter", "corners")
+CHANNELS = {"rgb": (3, tf.uint8), "flow": (2 * FIELDS, tf.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,26 +52,37 @@ class ClipSpec:
         size: Side S of the square crop after resizing, in pixels.
         stride_range: Smallest and largest temporal stride in frames.
         shorter_side: Shorter side in pixels that videos have when the crop is taken
-            (256 for 224 in thesis 3.3.5). None takes them at their own size.
-        jitter: Relative range of the crop's sides.
-        border: Largest distance of the crop from the frame's nearer border.
+            (256 for 224 in thesis 3.3.5). None takes them at their own size. Flow
+            counts its displacements in pixels of this size.
+        crop: "jitter" (thesis 3.3.5), or "corners" for motion streams (4.3.5), see
+            zoo.datasets.augment.
+        jitter: Relative range of the crop's sides, for "jitter".
         flip: Whether half of the clips are mirrored; off where classes differ by
             direction.
+        inputs: What the network sees, some of "rgb" and "flow".
+        flow: A ``zoo.datasets.flow`` source where "flow" is among them.
     """
 
     frames: int = 16
     size: int = 224
     stride_range: tuple[int, int] = STRIDE_RANGE
     shorter_side: int | None = 256
+    crop: str = "jitter"
     jitter: float = 0.25
-    border: float = 0.25
     flip: bool = True
+    inputs: tuple[str, ...] = ("rgb",)
+    flow: object = None
 
     def __post_init__(self):
         # A trial draw, so that a wrong number is named here and not by a thread.
         rng = np.random.default_rng(0)
         train_indices(self.frames, self.frames, self.stride_range, rng)
-        draw_crop(*[self.size] * 3, rng, jitter=self.jitter, border=self.border)
+        draw_crop(*[self.size] * 3, rng, jitter=self.jitter)
+        Reader(self.inputs, self.flow)
+        if self.crop not in CROPS:
+            raise ValueError(
+                f"Unknown crop {self.crop!r}; accepted are {', '.join(CROPS)}."
+            )
         if self.shorter_side is not None and self.shorter_side < 1:
             raise ValueError(
                 "shorter_side must be at least 1 pixel or None, got "
@@ -110,78 +134,18 @@ class Skipped:
             raise self.error from None
 
 
-class CacheFull(ValueError):
-    """The videos don't fit into the memory that a FrameCache was given."""
-
-
-class FrameCache:
-    """Whole decoded videos in memory, for sets of small or short videos.
-
-    Several datasets may share one, training and test alike: a video decodes once for
-    every shorter side asked for. Cached videos are decoded to their end, so damage
-    anywhere makes them bad, and the count of frames is always the true one.
-    """
-
-    def __init__(self, max_bytes=2**30):
-        """Makes an empty cache.
-
-        Args:
-            max_bytes: Bound on the frames held, in bytes.
-        """
-        self._max_bytes = max_bytes
-        self._frames = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._gates = {}
-
-    @property
-    def bytes(self):
-        """Bytes of the frames held."""
-        return self._bytes
-
-    def frames(self, path, shorter_side=None):
-        """Returns all frames of a video, uint8 [T, H, W, 3], not to be written to.
-
-        Raises:
-            VideoError: If the video is bad.
-            CacheFull: If the video doesn't fit into the bound.
-        """
-        key = path, shorter_side
-        with self._lock:
-            gate = self._gates.setdefault(key, threading.Lock())
-        with gate:  # a second thread waits instead of decoding the same video
-            if key not in self._frames:
-                video = read_video(path, shorter_side=shorter_side, strict=True)
-                self._claim(path, video.frames.nbytes)
-                video.frames.flags.writeable = False
-                self._frames[key] = video.frames
-            return self._frames[key]
-
-    def _claim(self, path, count):
-        """Books memory for a video, or raises CacheFull."""
-        with self._lock:
-            if self._bytes + count > self._max_bytes:
-                raise CacheFull(
-                    f"{path}: {count} bytes of frames don't fit into the cache, which "
-                    f"holds {self._bytes} of max_bytes={self._max_bytes} in "
-                    f"{len(self._frames)} video(s). Raise max_bytes "
-                    "(zoo train --cache_mib), lower shorter_side or do without the "
-                    "cache."
-                )
-            self._bytes += count
-
-
 class TestClip(NamedTuple):
     """One video of a test set; (clip, label, path, failure) in this order.
 
     Attributes:
-        clip: uint8 [T, H, W, 3]; None if the video is bad.
+        clip: uint8 [T, H, W, 3] for a network that sees "rgb"; float32 [T, H, W, 20]
+            for "flow"; a dict of both for both. None if the video is bad.
         label: Position of its class.
         path: Its file.
         failure: Why the video is bad, None if it's good.
     """
 
-    clip: np.ndarray | None
+    clip: np.ndarray | dict | None
     label: int
     path: str
     failure: str | None
@@ -256,7 +220,8 @@ def training_dataset(
         skipped: A Skipped to count bad videos in.
 
     Returns:
-        A tf.data.Dataset of (uint8 [B, T, S, S, 3], int32 [B]).
+        A tf.data.Dataset of (uint8 [B, T, S, S, 3], int32 [B]); of flow the first is
+        float32 [B, T, S, S, 20] in pixels, and of both a dict {"rgb", "flow"}.
 
     Raises:
         ValueError: If a batch is larger than an epoch, or a number is out of range.
@@ -272,7 +237,10 @@ def training_dataset(
             "seed and initial_epoch must be at least 0 and max_bad_fraction in "
             f"[0, 1], got {seed}, {initial_epoch} and {max_bad_fraction}."
         )
-    source = _Source(videos, spec, seed, repeats, cache)
+    reader = Reader(
+        spec.inputs, spec.flow, spec.shorter_side, cache, verify_count=False
+    )
+    source = _Source(videos, spec, seed, repeats, reader)
 
     def batches():
         account = _Account(skipped, len(videos), max_bad_fraction)
@@ -281,16 +249,22 @@ def training_dataset(
             with _thread_pool(workers) as pool:
                 ahead = batch_size + pool.workers
                 samples = pool.map_in_order(source.sample, slots, ahead)
-                yield from _batched(account.good(samples), batch_size)
+                for clips, labels in _batched(account.good(samples), batch_size):
+                    yield alone_or_all(clips), labels
         except (VideoError, CacheFull) as error:
             skipped.error = error
             raise
 
-    shape = (batch_size, spec.frames, spec.size, spec.size, 3)
+    shape = (batch_size, spec.frames, spec.size, spec.size)
+    signature = {
+        name: tf.TensorSpec((*shape, channels), dtype)
+        for name, (channels, dtype) in CHANNELS.items()
+        if name in spec.inputs
+    }
     dataset = tf.data.Dataset.from_generator(
         batches,
         output_signature=(
-            tf.TensorSpec(shape, tf.uint8),
+            alone_or_all(signature),
             tf.TensorSpec((batch_size,), tf.int32),
         ),
     )
@@ -304,7 +278,12 @@ def training_dataset(
     )
 
 
-def test_videos(videos, clip_frames=16, *, shorter_side=None, cache=None, workers=None):
+def alone_or_all(named):
+    """The value of a dict of one; else the dict, as Keras models take their inputs."""
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def test_videos(videos, clip_frames=16, *, reader=None, workers=None):
     """Iterates over a test set: equally spaced frames of every video (thesis 7.3.3).
 
     Frames are chosen by the decoded count. Nothing is left out or substituted: a bad
@@ -313,28 +292,22 @@ def test_videos(videos, clip_frames=16, *, shorter_side=None, cache=None, worker
     Args:
         videos: A VideoList.
         clip_frames: Frames T per video.
-        shorter_side: Shrinks larger frames to this shorter side in pixels; None
-            keeps all sizes.
-        cache: A FrameCache, or None.
+        reader: A ``zoo.datasets.chunks.Reader``; by default one of RGB frames at
+            their own size.
         workers: Threads that decode, by default one per core.
 
     Yields:
         A TestClip per video, in order.
     """
+    reader = Reader() if reader is None else reader
 
     def read(i):
         path, label = videos.paths[i], videos.labels[i]
         try:
-            clip = _read_clip(
-                path,
-                lambda count: test_indices(count, clip_frames),
-                shorter_side,
-                cache,
-                verify_count=True,
-            )
+            clip = reader.read(path, lambda count: test_indices(count, clip_frames))
         except VideoError as error:
             return TestClip(None, label, path, str(error))
-        return TestClip(clip, label, path, None)
+        return TestClip(alone_or_all(clip), label, path, None)
 
     with _thread_pool(workers) as pool:
         yield from pool.map_in_order(read, range(len(videos)), 2 * pool.workers)
@@ -347,7 +320,7 @@ class _Sample(NamedTuple):
     """One filled slot of an epoch and the bad videos passed over for it."""
 
     epoch: int
-    clip: np.ndarray | None
+    clip: dict | None  # of the inputs
     label: int
     bad: list  # (path, reason)
 
@@ -360,7 +333,7 @@ class _Source:
     spec: ClipSpec
     seed: int
     repeats: int
-    cache: FrameCache | None
+    reader: Reader
 
     def order(self, epoch):
         """Videos in the order of an epoch, int64 [videos * repeats]."""
@@ -395,50 +368,39 @@ class _Source:
         return _Sample(epoch, None, -1, list(bad.items()))
 
     def _clip(self, path, rng):
-        """Draws a clip of one video, uint8 [T, S, S, 3]."""
+        """Draws a clip of one video: {"rgb": uint8 [T, S, S, 3], "flow": ...}."""
         spec = self.spec
-        frames = _read_clip(
+        clip = self.reader.read(
             path,
             lambda count: train_indices(count, spec.frames, spec.stride_range, rng),
-            spec.shorter_side,
-            self.cache,
-            verify_count=False,
         )
-        crop = draw_crop(
-            *frames.shape[1:3],
-            self._crop_side(frames),
-            rng,
-            jitter=spec.jitter,
-            border=spec.border,
-            flip=spec.flip,
-        )
-        return apply_crop(frames, crop, spec.size)
+        height, width = next(iter(clip.values())).shape[1:3]
+        scale = self._scale(height, width)
+        side = max(1, spec.size * scale)
+        if spec.crop == "corners":
+            crop = draw_corner_crop(height, width, side, rng, flip=spec.flip)
+        else:
+            crop = draw_crop(
+                height, width, side, rng, jitter=spec.jitter, flip=spec.flip
+            )
+        cropped = {}
+        if "rgb" in clip:
+            cropped["rgb"] = apply_crop(clip["rgb"], crop, spec.size)
+        if "flow" in clip:
+            flow = apply_crop_to_flow(clip["flow"], crop, spec.size)
+            # In pixels of frames of the shorter side, whatever size they have here.
+            cropped["flow"] = flow if scale == 1 else flow * np.float32(1 / scale)
+        return cropped
 
-    def _crop_side(self, frames):
-        """The crop's mean side in pixels of these frames.
+    def _scale(self, height, width):
+        """Size of these frames, relative to what their shorter side should be.
 
         Frames smaller than ``shorter_side`` aren't enlarged before the crop: a crop
         smaller by the same factor shows the same, at half the work.
         """
         if self.spec.shorter_side is None:
-            return self.spec.size
-        scale = min(frames.shape[1:3]) / self.spec.shorter_side
-        return max(1, self.spec.size * scale)
-
-
-def _read_clip(path, choose, shorter_side, cache, verify_count):
-    """Frames uint8 [T, H, W, 3] that ``choose`` picks by the number of frames."""
-    if cache is not None:
-        frames = cache.frames(path, shorter_side)
-        return frames[choose(len(frames))]
-    video = read_video(
-        path,
-        choose,
-        verify_count=verify_count,
-        shorter_side=shorter_side,
-        strict=True,
-    )
-    return video.frames
+            return 1
+        return min(height, width) / self.spec.shorter_side
 
 
 class _Account:
@@ -474,10 +436,13 @@ class _Account:
 
 
 def _batched(samples, batch_size):
-    """Yields (uint8 [B, T, S, S, 3], int32 [B]) of every B samples."""
+    """Yields ({input: [B, T, S, S, C]}, int32 [B]) of every B samples."""
     while True:
         batch = [next(samples) for _ in range(batch_size)]
-        clips = np.stack([sample.clip for sample in batch])
+        clips = {
+            name: np.stack([sample.clip[name] for sample in batch])
+            for name in batch[0].clip
+        }
         yield clips, np.array([sample.label for sample in batch], np.int32)
 
 

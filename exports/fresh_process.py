@@ -2,7 +2,7 @@
 
 A script, started by `zoo.exports.verification` in a process of its own:
 
-    python -P fresh_process.py EXPORT CLIPS.npy OUTPUTS.npz
+    python -P fresh_process.py EXPORT INPUTS.npz OUTPUTS.npz
 
 Source: the loader of TensorFlow Serving, tensorflow.org/guide/saved_model.
 """
@@ -10,8 +10,8 @@ Source: the loader of TensorFlow Serving, tensorflow.org/guide/saved_model.
 import sys
 
 
-def main(export, clips, outputs):
-    """Writes the signature's outputs on the clips of a .npy file to an .npz file.
+def main(export, inputs, outputs):
+    """Writes the signature's outputs on the arrays of an .npz file to another.
 
     Source: tensorflow.org/guide/saved_model, the serving signature.
     """
@@ -26,7 +26,8 @@ def main(export, clips, outputs):
         meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], export)
         signature = meta_graph.signature_def["serving_default"]
         fetches = {key: value.name for key, value in signature.outputs.items()}
-        feeds = {signature.inputs["clips"].name: np.load(clips)}
+        given = np.load(inputs)
+        feeds = {tensor.name: given[name] for name, tensor in signature.inputs.items()}
         results = session.run(fetches, feeds)
     labels = results.pop("labels")
     np.savez(outputs, labels=np.char.decode(labels.astype("S"), "utf-8"), **results)

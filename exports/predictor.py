@@ -10,8 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.exports.folder import versions
+from zoo.exports.signature import CONTENTS, TYPES
+from zoo.models.inputs import CHANNELS as KINDS
+from zoo.models.testing import VIDEO_INPUTS
 
 GRAPH = "saved_model.pb"
+CHANNELS = {VIDEO_INPUTS[kind]: count for kind, count in KINDS.items()}
 
 
 def load_exported(path):
@@ -22,7 +26,8 @@ def load_exported(path):
             taken.
 
     Returns:
-        An `Exported`, to be called with uint8 clips [B, T, H, W, 3].
+        An `Exported`, to be called with uint8 clips [B, T, H, W, 3], with flow, or
+        both, as its model sees them.
 
     Raises:
         FileNotFoundError: no export there.
@@ -65,6 +70,7 @@ class Exported:
 
     Attributes:
         path: of the version folder.
+        inputs: names of what it takes, "clips", "flow" or both.
         record: what zoo.json says; empty for a SavedModel written by others.
 
     Source: the signature of `zoo.exports.export`, thesis 7.3.3.
@@ -74,42 +80,62 @@ class Exported:
         self.path = Path(path)
         self._model = _load(self.path)
         self._run = self._model.signatures.get("serving_default")
-        names = self._run and set(self._run.structured_input_signature[1])
-        if names != {"clips"}:
+        found = self._run and sorted(self._run.structured_input_signature[1])
+        if not found or not set(found) <= set(TYPES):
             raise ValueError(
                 f"{path} is a SavedModel, but not one of the zoo: its signature "
-                f"serving_default takes {names and sorted(names)}, expected is "
-                "['clips']."
+                f"serving_default takes {found}, expected are ['clips'], ['flow'] or "
+                "both."
             )
+        self.inputs = tuple(found)
         record = self.path / "assets.extra" / "zoo.json"
         self.record = json.loads(record.read_text("utf-8")) if record.exists() else {}
 
-    def __call__(self, clips):
+    def __call__(self, clips=None, flow=None):
         """Outputs of the signature for a batch of clips.
 
         Args:
             clips: uint8 [B, T, H, W, 3], RGB, any length and size.
+            flow: float32 [B, T, H, W, 20], the stacks of optical flow around the
+                frames in pixels; for a model that sees flow.
 
         Returns:
             {"scores", "logits": [B, K]; "classes", "labels", "top_scores": [B, k]} as
             NumPy arrays, labels as str.
 
         Raises:
-            ValueError: another type or shape, or larger than the export's limits.
+            ValueError: another type or shape, or larger than the export's limits; an
+                input that is missing, or that the model does not take.
         """
-        clips = np.asarray(clips)
-        if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
+        given = {"clips": clips, "flow": flow}
+        given = {name: x for name, x in given.items() if x is not None}
+        if set(given) != set(self.inputs):
             raise ValueError(
-                f"clips must be uint8 [B, T, H, W, 3], RGB, got {clips.dtype} of shape "
-                f"{clips.shape}; one video of frames [T, H, W, 3] is frames[None]."
+                f"{self.path} takes {' and '.join(self.inputs)}; got "
+                f"{' and '.join(given) or 'nothing'}."
             )
+        inputs = {name: _checked(name, x) for name, x in given.items()}
         try:
-            outputs = self._run(clips=tf.constant(clips))
+            outputs = self._run(**{k: tf.constant(x) for k, x in inputs.items()})
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(_assertion(error.message)) from error
         arrays = {key: value.numpy() for key, value in outputs.items()}
         arrays["labels"] = np.char.decode(arrays["labels"].astype("S"), "utf-8")
         return arrays
+
+
+def _checked(name, array):
+    array = np.asarray(array)
+    if name == "flow" and array.dtype.kind == "f":
+        array = array.astype(np.float32)
+    channels = CHANNELS[name]
+    wrong = array.dtype != TYPES[name] or array.ndim != 5 or array.shape[-1] != channels
+    if wrong:
+        raise ValueError(
+            f"{name} must be {CONTENTS[name]}, got {array.dtype} of shape "
+            f"{array.shape}; one video of frames [T, H, W, {channels}] is frames[None]."
+        )
+    return array
 
 
 def _load(path):

@@ -20,7 +20,7 @@ from absl import logging
 import zoo.models
 from zoo.exports import warmup
 from zoo.exports.folder import publishing, require_free
-from zoo.exports.signature import Contract, signature
+from zoo.exports.signature import Contract, channels_of, signature
 from zoo.exports.verification import compute_dtypes
 from zoo.exports.verification import verify as verify_export
 from zoo.models.testing import video_classifier
@@ -44,9 +44,11 @@ def export(
     """Writes `<out_dir>/<name>/<version>/`, which TensorFlow Serving can serve.
 
     The signature `serving_default` takes `clips`, uint8 [B, T, H, W, 3], RGB, of any
-    length and size, and returns `scores` and `logits` float32 [B, K], and of the k
-    best classes, best first, `classes` int32, `labels` string and `top_scores`
-    float32 [B, k]. Frames are taken, resized and normalised inside, and the scores
+    length and size, and for a model that sees optical flow also (or only) `flow`,
+    float32 [B, T, H, W, 20], the stack of flow in pixels around every frame. It
+    returns `scores` and `logits` float32 [B, K], and of the k best classes, best
+    first, `classes` int32, `labels` string and `top_scores` float32 [B, k]. Frames
+    are taken, resized and normalised inside, and the scores
     of their mirror images averaged in, by the network that evaluates models in Python.
 
     The directory appears whole or not at all, even if the process is killed.
@@ -102,12 +104,16 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     module, function = signature(network, contract)
     activation = model.get_layer("predictions").activation.__name__
     record = {"name": name, "model": model.name, "activation": activation}
+    record["inputs"] = list(channels_of(network))
     record |= dataclasses.asdict(contract) | _facts(network, contract.labels)
     text = json.dumps(record, indent=2, ensure_ascii=False)
     with publishing(folder, version) as publication:
         _write(publication.temporary, module, function, text)
-        request = (1, contract.frames, 240, 320, 3)
-        warmup.write(publication.temporary / EXTRA / warmup.FILE, name, request)
+        shapes = {
+            key: (1, contract.frames, 240, 320, channels)
+            for key, channels in channels_of(network).items()
+        }
+        warmup.write(publication.temporary / EXTRA / warmup.FILE, name, shapes)
         if verify:
             temporary = publication.temporary
             difference = verify_export(temporary, network, function, contract.labels)

@@ -1,4 +1,4 @@
-"""The served function: uint8 clips in, scores, top classes and labels out.
+"""The served function: clips, flow or both in, scores, top classes and labels out.
 
 Source: the test-time network of thesis 7.3.3; the wiring is TensorFlow's own guide,
 tensorflow.org/guide/saved_model.
@@ -10,9 +10,15 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.layers.clip_view import take_frames
-from zoo.models.testing import MAX_VIEW_PIXELS
+from zoo.models.testing import MAX_VIEW_PIXELS, alone_or_all
 
-INPUT = "clips"
+TYPES = {"clips": tf.uint8, "flow": tf.float32}
+CONTENTS = {
+    "clips": "uint8 [batch, frames, height, width, 3], RGB",
+    "flow": "float32 [batch, frames, height, width, 20], optical flow in pixels",
+}
+# Above this mean, in pixels, flow is taken for 8-bit codes.
+LARGEST_MEAN_FLOW = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +95,27 @@ def signature(network, contract):
     module.trained = _copies(network.trainable_variables)
     module.fixed = _copies(network.non_trainable_variables)
 
-    def serve(clips):
-        clips = _checked(clips, contract)
+    def serve(**inputs):
+        checked = _checked(inputs, contract)
         # Sampled while it is bytes; a long video is never converted whole.
-        clips = take_frames(clips, contract.frames)
+        taken = {k: take_frames(x, contract.frames) for k, x in checked.items()}
         outputs, _ = network.stateless_call(
-            module.trained, module.fixed, clips, training=False
+            module.trained, module.fixed, alone_or_all(taken), training=False
         )
         return _named(outputs, contract)
 
-    spec = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name=INPUT)
-    function = tf.function(serve, input_signature=[spec], autograph=False)
+    specs = {
+        name: tf.TensorSpec((None,) * 4 + (channels,), TYPES[name], name=name)
+        for name, channels in channels_of(network).items()
+    }
+    function = tf.function(serve, autograph=False)
     # The concrete function: given the other, tf.saved_model.save traces it again.
-    return module, function.get_concrete_function()
+    return module, function.get_concrete_function(**specs)
+
+
+def channels_of(network):
+    """{input: channels} of a network, "clips" and "flow" (thesis 2.3)."""
+    return {tensor.name: tensor.shape[-1] for tensor in network.inputs}
 
 
 def _copies(variables):
@@ -126,24 +140,54 @@ def _named(outputs, contract):
     }
 
 
-def _checked(clips, contract):
-    """`clips`, after assertions that run in the server."""
-    # C++ sessions do not compare what is fed with the shape that was declared; this
-    # operation forgets the declaration, so that the assertions see the true shape.
-    fed = tf.raw_ops.PlaceholderWithDefault(input=clips, shape=None)
-    shape = tf.shape(fed, out_type=tf.int64)
-    # The graph's optimiser remembers it still and would put 5 for tf.rank; the number
-    # of axes longer than 0 has to be counted.
+def _checked(inputs, contract):
+    """The inputs, after assertions that run in the server."""
+    shapes, checks = {}, []
+    for name, tensor in inputs.items():
+        fed = _as_fed(tensor)
+        shapes[name] = tf.shape(fed, out_type=tf.int64)
+        checks.append(_is_clip(name, shapes[name], tensor.shape[-1]))
+    first = next(iter(shapes))
+    with tf.control_dependencies(checks):
+        checks = [_fits(first, tf.identity(shapes[first]), contract)]
+        checks += [
+            _same_size(first, shapes[first], name, shape)
+            for name, shape in shapes.items()
+            if name != first
+        ]
+        if "flow" in inputs:
+            checks.append(_in_pixels(inputs["flow"]))
+    with tf.control_dependencies(checks):
+        return {
+            name: tf.ensure_shape(tf.identity(_as_fed(x)), x.shape)
+            for name, x in inputs.items()
+        }
+
+
+def _as_fed(tensor):
+    """The tensor without its declared shape.
+
+    C++ sessions do not compare what is fed with the shape that was declared; this
+    operation forgets the declaration, so that assertions see the true shape.
+    """
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
+
+
+def _is_clip(name, shape, channels):
+    # The graph's optimiser remembers the declared shape and would put 5 for tf.rank;
+    # the number of axes longer than 0 has to be counted.
     axes = tf.math.count_nonzero(shape > 0)
-    facts = [[tf.equal(axes, 5)], shape > 0, tf.equal(shape[-1:], 3)]
-    is_clip = tf.reduce_all(tf.concat(facts, 0))
+    facts = [[tf.equal(axes, 5)], shape > 0, tf.equal(shape[-1:], channels)]
     expected = (
-        f"`{INPUT}` must be uint8 [batch, frames, height, width, 3], RGB, with no "
-        "axis of length 0, e.g. one clip of shape [1, 16, 240, 320, 3]; got shape:"
+        f"`{name}` must be {CONTENTS[name]}, with no axis of length 0, e.g. one clip "
+        f"of shape [1, 16, 240, 320, {channels}]; got shape:"
     )
-    check = tf.debugging.Assert(is_clip, [expected, shape], summarize=8)
-    with tf.control_dependencies([check]):
-        batch, time, height, width, _ = tf.unstack(tf.identity(shape), num=5)
+    is_clip = tf.reduce_all(tf.concat(facts, 0))
+    return tf.debugging.Assert(is_clip, [expected, shape], summarize=8)
+
+
+def _fits(name, shape, contract):
+    batch, time, height, width, _ = tf.unstack(shape, num=5)
     pixels = batch * time * height * width
     shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
     side = contract.shorter_side
@@ -157,6 +201,22 @@ def _checked(clips, contract):
     fits = tf.logical_and(
         pixels <= contract.max_pixels, view <= contract.max_view_pixels
     )
-    check = tf.debugging.Assert(fits, [too_large, shape, pixels, view], summarize=8)
-    with tf.control_dependencies([check]):
-        return tf.ensure_shape(tf.identity(fed), (None, None, None, None, 3))
+    return tf.debugging.Assert(fits, [too_large, shape, pixels, view], summarize=8)
+
+
+def _same_size(first, shape, name, other):
+    message = (
+        f"`{first}` and `{name}` must have the same batch, frames, height and width, "
+        "one stack of flow for every frame; got shapes:"
+    )
+    same = tf.reduce_all(tf.equal(shape[:4], other[:4]))
+    return tf.debugging.Assert(same, [message, shape, other], summarize=8)
+
+
+def _in_pixels(flow):
+    mean = tf.reduce_mean(flow)
+    message = (
+        "`flow` must be finite and in pixels. A mean like that of this comes from "
+        "8-bit codes; decode them first: codes * 40 / 255 - 20. Got mean:"
+    )
+    return tf.debugging.Assert(mean <= LARGEST_MEAN_FLOW, [message, mean])

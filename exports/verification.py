@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo.exports.signature import channels_of
+from zoo.models.testing import alone_or_all
+
 TOLERANCE = 1e-5  # of the largest raw score, or of 1 if that is less
 # bfloat16 keeps 8 binary digits and float16 11; how a server's compiler groups
 # operations decides what is rounded, and errors of single operations add up.
@@ -49,14 +52,30 @@ def verify(folder, network, function, labels):
 
     Source: thesis 7.3.3 for the network.
     """
-    clips = np.random.default_rng(0).integers(0, 256, (1, 5, 48, 64, 3), np.uint8)
+    inputs = sample_inputs(network)
     with tf.device("/CPU:0"):  # a GPU rounds otherwise
-        outputs = network(clips, training=False)
-        traced = function(clips=tf.constant(clips))
+        outputs = network(alone_or_all(inputs), training=False)
+        traced = function(**{name: tf.constant(x) for name, x in inputs.items()})
     expected = {"logits": outputs["logits"], "scores": outputs["predictions"]}
-    got = run_in_fresh_process(folder, clips, scratch=folder)
+    got = run_in_fresh_process(folder, inputs, scratch=folder)
     compare({key: traced[key] for key in expected}, got, labels, TOLERANCE)
     return compare(expected, got, labels, tolerance(network))
+
+
+def sample_inputs(network):
+    """Random clips of what a network takes: colours, and flow of a few pixels.
+
+    Source: thesis 2.3 for the inputs.
+    """
+    rng, shape = np.random.default_rng(0), (1, 5, 48, 64)
+    makers = {
+        "clips": lambda shape: rng.integers(0, 256, shape, np.uint8),
+        "flow": lambda shape: rng.normal(0, 5, shape).astype(np.float32),
+    }
+    return {
+        name: makers[name]((*shape, channels))
+        for name, channels in channels_of(network).items()
+    }
 
 
 def tolerance(network):
@@ -119,12 +138,12 @@ def compare(expected, got, labels, relative):
     return difference
 
 
-def run_in_fresh_process(folder, clips, scratch=None):
+def run_in_fresh_process(folder, inputs, scratch=None):
     """Outputs of the signature, computed by `fresh_process.py`.
 
     Args:
         folder: of the SavedModel.
-        clips: uint8 [B, T, H, W, 3].
+        inputs: {name: array} of the signature.
         scratch: folder for temporary files; None takes the system's.
 
     Returns:
@@ -142,8 +161,8 @@ def run_in_fresh_process(folder, clips, scratch=None):
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     with tempfile.TemporaryDirectory(dir=scratch) as scratch:
-        given, outputs = os.path.join(scratch, "in.npy"), f"{scratch}/out.npz"
-        np.save(given, clips)
+        given, outputs = os.path.join(scratch, "in.npz"), f"{scratch}/out.npz"
+        np.savez(given, **inputs)
         command = [sys.executable, "-P", SCRIPT, folder, given, outputs]
         process = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=1800

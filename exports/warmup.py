@@ -15,21 +15,25 @@ import tensorflow as tf
 FILE = "tf_serving_warmup_requests"
 
 
-def write(path, model, shape):
-    """Writes a file with one request: a grey clip, a hundred bytes whatever its size.
+# One value stands for all of an input: a TensorProto repeats its last.
+VALUES = {"clips": (128, tf.uint8), "flow": (0.0, tf.float32)}  # grey, no motion
+
+
+def write(path, model, shapes):
+    """Writes a file with one request of a hundred bytes an input, whatever its size.
 
     Args:
         path: of the file.
         model: name under which it is served.
-        shape: of the clip, (B, T, H, W, 3).
+        shapes: {input: (B, T, H, W, C)}.
 
     Source: tensorflow.org/tfx/serving/saved_model_warmup.
     """
-    # One value stands for all: a TensorProto repeats its last.
-    clip = tf.make_tensor_proto(128, tf.uint8, shape).SerializeToString()
     model_spec = _field(1, model.encode()) + _field(3, b"serving_default")
-    entry = _field(1, b"clips") + _field(2, clip)
-    predict_request = _field(1, model_spec) + _field(2, entry)
+    predict_request = _field(1, model_spec)
+    for name, shape in shapes.items():
+        tensor = tf.make_tensor_proto(*VALUES[name], shape).SerializeToString()
+        predict_request += _field(2, _field(1, name.encode()) + _field(2, tensor))
     predict_log = _field(1, predict_request)
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(_field(6, predict_log))

@@ -60,15 +60,18 @@ class ClipView(keras.layers.Layer):
     Args:
         frames: number of frames taken, see `equally_spaced`.
         shorter_side: of the result, in pixels.
+        flow: whether the clips are optical flow in pixels, whose displacements grow
+            and shrink with the frames.
 
     Source: thesis 7.3.3 and 3.3.5.
     """
 
-    def __init__(self, frames=16, shorter_side=256, **kwargs):
+    def __init__(self, frames=16, shorter_side=256, flow=False, **kwargs):
         super().__init__(autocast=False, **kwargs)
         require_positive("ClipView", frames=frames, shorter_side=shorter_side)
         self.frames = frames
         self.shorter_side = shorter_side
+        self.flow = bool(flow)
 
     def call(self, clips):
         x = ops.cast(take_frames(clips, self.frames), "float32")
@@ -76,6 +79,8 @@ class ClipView(keras.layers.Layer):
         shorter = ops.minimum(height, width)
         rows = resize_matrix(height, self._scaled(height, shorter))
         columns = resize_matrix(width, self._scaled(width, shorter))
+        if self.flow:
+            rows = rows * (self.shorter_side / ops.cast(shorter, "float32"))
         return ops.einsum("ih,bthwc,jw->btijc", rows, x, columns)
 
     def _scaled(self, size, shorter):
@@ -101,4 +106,5 @@ class ClipView(keras.layers.Layer):
             **super().get_config(),
             "frames": self.frames,
             "shorter_side": self.shorter_side,
+            "flow": self.flow,
         }

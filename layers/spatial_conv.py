@@ -21,10 +21,11 @@ from zoo.layers._clip import (
 class SpatialConv(keras.layers.Layer):
     """2-D convolution of each frame: [B, T, H, W, C] -> [B, T, H', W', filters].
 
-    It computes f(W x + b), f and b on request. The kernel [k, k, C, filters] is that of an image network, so image weights move
-    over as they are. Padding is symmetric, `padding` zeros on each of the four sides
-    (Keras' "same" is not symmetric at stride 2 and shifts the features of a network
-    trained elsewhere by a pixel); H' = floor((H + 2 padding - d (k - 1) - 1) / s) + 1.
+    It computes f(W x + b), f and b on request. The kernel [k, k, C, filters] is that
+    of an image network, so image weights move over as they are. Padding is symmetric,
+    `padding` zeros on each of the four sides (Keras' "same" is not symmetric at stride
+    2 and shifts the features of a network trained elsewhere by a pixel);
+    H' = floor((H + 2 padding - d (k - 1) - 1) / s) + 1.
 
     Args:
         filters: number of output channels.

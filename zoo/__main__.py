@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags, logging
 
 COMMANDS = {}
+STREAMS = ("appearance", "motion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,12 @@ DATA = {
     "split_seed": ("integer", 1, "number of the random split"),
 }
 MODEL = ("string", None, "folder of a trained model, such as RUN/best")
+FLOW = (
+    "string",
+    None,
+    "optical flow for networks that see it: a folder with u/ and v/, or tvl1, dis or "
+    "farneback to compute it",
+)
 
 
 @command("list", "[PATTERN]")
@@ -107,7 +114,13 @@ def info_of(options, arguments):
     validation=("string", None, "videos for validation, like --data"),
     out=("string", None, "folder of the run; the same command resumes it"),
     model=("string", None, "model to train where no recipe is given"),
-    weights=("string", None, "start from these: 'imagenet', a file or a model folder"),
+    weights=(
+        "string",
+        None,
+        "start from these: 'imagenet', a file or a model folder; for two streams "
+        "appearance=...,motion=...",
+    ),
+    flow=FLOW,
     set=("multi_string", [], "change a number of the recipe: --set epochs=4"),
     devices=("list", None, "devices that share each batch: GPU:0,GPU:1"),
     cache_mib=("integer", 0, "keep up to this much of decoded video in memory"),
@@ -129,6 +142,7 @@ def train(options, arguments):
         devices=options.devices,
         seed=options.seed,
         cache=_cache(options.cache_mib),
+        flow=_flow(options.flow),
     )
     _learning_curves(run)
     print(f"{len(run.history['epoch'])} epochs; the best model is {run.folder}/best")
@@ -140,6 +154,7 @@ def train(options, arguments):
     "",
     model=MODEL,
     **DATA,
+    flow=FLOW,
     out=("string", None, "folder for tables, scores and the confusion matrix"),
 )
 def evaluate(options, arguments):
@@ -155,8 +170,15 @@ def evaluate(options, arguments):
     model, record = folder.load(_model_folder(options.model))
     if options.out:
         require_writable(options.out)
-    view = record.frames, record.shorter_side, record.flip
-    results = run_evaluation(model, rest or videos, *view, labels=record.labels)
+    results = run_evaluation(
+        model,
+        rest or videos,
+        record.frames,
+        record.shorter_side,
+        record.flip,
+        labels=record.labels,
+        flow=_flow(options.flow, record),
+    )
     print(report.table(results))
     if options.out:
         report.save(results, options.out)
@@ -169,6 +191,7 @@ def evaluate(options, arguments):
     "VIDEO...",
     model=("string", None, "folder of a trained model or of an export"),
     top=("integer", 5, "how many classes to print"),
+    flow=FLOW,
 )
 def predict(options, arguments):
     """Prints the best classes of each video; exit code 1 if one could not be read."""
@@ -177,7 +200,7 @@ def predict(options, arguments):
     _require(options, "model")
     if options.top < 1:
         raise Usage(f"--top must be at least 1; got {options.top}.")
-    predictor = _predictor(options.model)
+    predictor = _predictor(options.model, options.flow)
     failed = 0
     for path in arguments:
         try:
@@ -291,8 +314,26 @@ def _recipe(options, arguments):
 
     recipe = find(arguments[0]) if arguments else Recipe(options.model)
     if options.weights:
-        recipe = dataclasses.replace(recipe, weights=options.weights)
+        recipe = dataclasses.replace(recipe, weights=_weights(options.weights))
     return override(recipe, options.set)
+
+
+def _weights(text):
+    """A name or path, or a dict of them from "appearance=...,motion=..."."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(stream in STREAMS and equals for stream, equals, _ in parts):
+        return text
+    return {stream: value for stream, _, value in parts}
+
+
+def _flow(name, record=None):
+    """The source of optical flow: as asked for, else as the model was trained."""
+    from zoo.datasets import flow_source
+    from zoo.datasets.flow import METHODS
+
+    if name is None and record is not None and record.flow in METHODS:
+        name = record.flow
+    return None if name is None else flow_source(name)
 
 
 def _model_folder(path):
@@ -335,60 +376,94 @@ def _learning_curves(run):
     learning_curves({"training": run.history}, run.folder / "curves.png")
 
 
-def _predictor(path):
-    """A function from clips to scores, the labels, and the number of frames taken."""
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Classifies videos: a trained model or an export (thesis 7.3.3).
+
+    Attributes:
+        classify: from a batch of one clip, as a `zoo.datasets.Reader` reads it, to
+            scores [K].
+        labels: K names. frames: how many are taken. reader: of the video.
+    """
+
+    classify: Callable
+    labels: tuple
+    frames: int
+    reader: object
+
+
+def _predictor(path, flow):
     from zoo.weights import folder
 
     path = _model_folder(path)
     if (Path(path) / folder.RECORD).is_file():
-        return _from_model_folder(path)
+        return _from_model_folder(path, flow)
+    from zoo.datasets import Reader
     from zoo.exports import load_exported
 
     exported = load_exported(path)
     record = exported.record
-    if not {"labels", "frames"} <= set(record):
+    if not {"labels", "frames", "shorter_side"} <= set(record):
         raise ValueError(
             f"{path} was not written by `zoo export` (no zoo.json); its labels and "
             "number of frames are unknown."
         )
-    labels, frames = record["labels"], record["frames"]
-    return lambda clips: exported(clips)["scores"][0], labels, frames
+    kinds = {"clips": "rgb", "flow": "flow"}
+    side = record["shorter_side"] if "flow" in exported.inputs else None
+    reader = Reader(
+        [kinds[name] for name in exported.inputs],
+        _flow(flow),
+        shorter_side=side,
+        on_damage=_warn_of_damage,
+    )
+
+    def classify(clip):
+        inputs = {name: clip[kinds[name]] for name in exported.inputs}
+        return exported(**inputs)["scores"][0]
+
+    return Predictor(classify, record["labels"], record["frames"], reader)
 
 
-def _from_model_folder(path):
-    from zoo.evaluation.evaluate import view_pixels
-    from zoo.models.testing import video_classifier
+def _from_model_folder(path, flow):
+    from zoo.evaluation.evaluate import Scorer, reader_for, view_pixels
     from zoo.weights import folder
 
     model, record = folder.load(path)
-    network = video_classifier(model, record.frames, record.shorter_side, record.flip)
+    score = Scorer(model, record.frames, record.shorter_side, record.flip)
     labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
+    reader = dataclasses.replace(
+        reader_for(score, _flow(flow, record)), on_damage=_warn_of_damage
+    )
 
-    def classify(clips):
-        view_pixels(clips.shape[1:], record.frames, record.shorter_side)
-        return network(clips)["predictions"].numpy()[0]
+    def classify(clip):
+        shape = next(iter(clip.values())).shape
+        view_pixels(shape[1:], record.frames, record.shorter_side)
+        clip = clip if len(clip) > 1 else next(iter(clip.values()))
+        return score.outputs(clip)["predictions"][0]
 
-    return classify, labels, record.frames
+    return Predictor(classify, labels, record.frames, reader)
+
+
+def _warn_of_damage(path, video):
+    print(
+        f"zoo: warning: {path}: damaged ({video.damage}); predicted from the "
+        f"{video.decoded} frames decoded of {video.declared or '?'} declared",
+        file=sys.stderr,
+    )
 
 
 def _print_prediction(predictor, path, top):
-    from zoo.datasets import read_video
     from zoo.datasets.sampling import test_indices
     from zoo.evaluation.evaluate import network_errors
 
-    classify, labels, frames = predictor
-    video = read_video(path, lambda count: test_indices(count, frames))
-    if video.damage:
-        print(
-            f"zoo: warning: {path}: damaged ({video.damage}); predicted from the "
-            f"{video.decoded} frames decoded of {video.declared or '?'} declared",
-            file=sys.stderr,
-        )
+    clip = predictor.reader.read(
+        path, lambda count: test_indices(count, predictor.frames)
+    )
     with network_errors("cut or shrink the video"):
-        scores = classify(video.frames[None])
+        scores = predictor.classify({name: x[None] for name, x in clip.items()})
     print(path)
     for k in scores.argsort()[::-1][:top]:
-        print(f"  {scores[k]:.4f}  {labels[k]}")
+        print(f"  {scores[k]:.4f}  {predictor.labels[k]}")
 
 
 def _is_worth_saying(record):

@@ -10,9 +10,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from zoo.datasets import VideoError, test_videos
+from zoo.datasets import Reader, VideoError, test_videos
 from zoo.evaluation.results import Results, Skip
-from zoo.models.testing import MAX_VIEW_PIXELS, video_classifier
+from zoo.models.inputs import CHANNELS
+from zoo.models.testing import (
+    MAX_VIEW_PIXELS,
+    VIDEO_INPUTS,
+    alone_or_all,
+    inputs_of,
+    video_classifier,
+)
 
 # Neighbouring videos of equal size share a batch whose view has at most this many
 # pixels, which keeps small clips fast and large ones within memory.
@@ -71,29 +78,63 @@ def view_pixels(shape, frames, shorter_side):
     return pixels
 
 
-def scorer(model, frames=16, shorter_side=256, flip=True):
-    """A function from uint8 clips [B, T, H, W, 3] to raw scores, float32 [B, K].
+class Scorer:
+    """A function from clips to raw scores, for a test view.
 
     It is traced once, for clips of any size and length, and follows the model's
     weights as they change.
 
-    Args:
-        model: a classifier of the zoo.
-        frames, shorter_side, flip: see `zoo.models.testing.video_classifier`.
+    Attributes:
+        inputs: what the model sees, some of "rgb" and "flow".
+        frames, shorter_side: the test view.
 
     Source: thesis 7.3.3.
     """
-    network = video_classifier(model, frames, shorter_side, flip)
 
-    @tf.function(input_signature=[tf.TensorSpec((None,) * 4 + (3,), tf.uint8)])
-    def run(clips):
-        return network(clips, training=False)["logits"]
+    def __init__(self, model, frames=16, shorter_side=256, flip=True):
+        """Builds the network of a view.
 
-    def score(clips):
+        Args:
+            model: a classifier of the zoo.
+            frames, shorter_side, flip: see `zoo.models.testing.video_classifier`.
+        """
+        self.inputs = inputs_of(model)
+        self.frames = frames
+        self.shorter_side = shorter_side
+        network = video_classifier(model, frames, shorter_side, flip)
+
+        @tf.function(input_signature=[alone_or_all(_signature(self.inputs))])
+        def run(clips):
+            return network(clips, training=False)
+
+        self._run = run
+
+    def __call__(self, clips):
+        """Raw scores of a batch of clips, float32 [B, K].
+
+        Args:
+            clips: uint8 [B, T, H, W, 3] for a model that sees "rgb", float32 [B, T, H,
+                W, 20] in pixels for "flow", {"rgb", "flow"} for both.
+
+        Raises:
+            NetworkError: TensorFlow could not compute it.
+        """
+        return self.outputs(clips)["logits"]
+
+    def outputs(self, clips):
+        """{"logits", "predictions"} of a batch, float32 [B, K]; see `__call__`."""
+        if isinstance(clips, dict):
+            clips = {VIDEO_INPUTS[name]: value for name, value in clips.items()}
         with network_errors("use smaller clips or a lower shorter_side"):
-            return run(clips).numpy()
+            return {name: y.numpy() for name, y in self._run(clips).items()}
 
-    return score
+
+def _signature(inputs):
+    types = {"rgb": tf.uint8, "flow": tf.float32}
+    return {
+        VIDEO_INPUTS[kind]: tf.TensorSpec((None,) * 4 + (CHANNELS[kind],), types[kind])
+        for kind in inputs
+    }
 
 
 def evaluate(
@@ -104,6 +145,7 @@ def evaluate(
     flip=True,
     cache=None,
     labels=(),
+    flow=None,
 ):
     """Runs a model on every video of a list.
 
@@ -119,51 +161,54 @@ def evaluate(
         labels: class names of the model in the order of its scores, such as
             `ModelRecord.labels`; classes are then matched by name, and the videos may
             lack some. Without, by their positions.
+        flow: a source of optical flow for a model that sees it, see
+            `zoo.datasets.flow_source`.
 
     Returns:
         The `Results`.
 
     Raises:
-        ValueError: the model has not the classes of the list, or no video at all could
-            be read.
+        ValueError: the model has not the classes of the list, no video at all could be
+            read, or there is no flow for a model that sees it.
 
     Source: thesis 7.3.3 and 7.5.
     """
     if labels:
         videos = videos.with_classes(labels)
-    score = scorer(model, frames, shorter_side, flip)
-    return evaluate_with(score, videos, frames, shorter_side, cache)
+    score = Scorer(model, frames, shorter_side, flip)
+    return evaluate_with(score, videos, cache, flow)
 
 
-def evaluate_with(score, videos, frames, shorter_side, cache=None):
-    """Like `evaluate`, with a ready function from clips to raw scores.
+def evaluate_with(score, videos, cache=None, flow=None):
+    """Like `evaluate`, with a ready `Scorer`.
 
     Args:
-        score: from uint8 [B, T, H, W, 3] to float32 [B, K], such as a `scorer`.
+        score: the `Scorer`, whose number of equally spaced frames is read.
         videos: a `zoo.datasets.VideoList`.
-        frames, shorter_side: the test view; `frames` equally spaced ones are read.
         cache: a `zoo.datasets.FrameCache`, or None.
+        flow: a source of optical flow, see `zoo.datasets.flow_source`, or None.
 
     Source: thesis 7.3.3 and 7.5.
     """
     rows, scores, skipped = [], [], []
     pending = []
-    for row, item in enumerate(test_videos(videos, frames, cache=cache)):
+    reader = reader_for(score, flow, cache)
+    for row, item in enumerate(test_videos(videos, score.frames, reader=reader)):
         if item.failure is not None:
             skipped.append(Skip(item.path, item.failure))
             continue
         try:
-            pixels = view_pixels(item.clip.shape, frames, shorter_side)
+            pixels = view_pixels(_shape(item.clip), score.frames, score.shorter_side)
         except VideoError as error:
             skipped.append(Skip(item.path, f"{item.path}: {error}"))
             continue
         if pending and not _fits(pending, item.clip, pixels):
-            scores.append(score(np.stack(pending)))
+            scores.append(score(_batch(pending)))
             pending = []
         pending.append(item.clip)
         rows.append(row)
     if pending:
-        scores.append(score(np.stack(pending)))
+        scores.append(score(_batch(pending)))
     _check(videos, scores, skipped)
     return Results(
         classes=tuple(videos.class_names),
@@ -175,8 +220,37 @@ def evaluate_with(score, videos, frames, shorter_side, cache=None):
     )
 
 
+def reader_for(score, flow=None, cache=None):
+    """The `zoo.datasets.Reader` of what a `Scorer` sees.
+
+    Frames come at their own size and are resized by the network, but for flow, whose
+    displacements are those of frames of the view's size: it is computed from such.
+
+    Args:
+        score: the `Scorer`. flow: source of optical flow, or None. cache: or None.
+
+    Raises:
+        ValueError: the model sees flow and there is no source of it.
+
+    Source: thesis 3.3.5.
+    """
+    side = score.shorter_side if "flow" in score.inputs else None
+    return Reader(score.inputs, flow, shorter_side=side, cache=cache)
+
+
+def _shape(clip):
+    """[T, H, W, C] of a clip, or of one of its inputs, which are of equal size."""
+    return next(iter(clip.values())).shape if isinstance(clip, dict) else clip.shape
+
+
+def _batch(clips):
+    if isinstance(clips[0], dict):
+        return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+    return np.stack(clips)
+
+
 def _fits(pending, clip, pixels):
-    same = pending[0].shape == clip.shape
+    same = _shape(pending[0]) == _shape(clip)
     return same and (len(pending) + 1) * pixels <= BATCH_PIXELS
 
 

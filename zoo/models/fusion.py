@@ -10,9 +10,9 @@ pooling"), after a fusion that itself may filter in space and time (Fig. 3.2 and
                                          |                                  average
     rgb ---- appearance tower - relu5 - fuse - pool5 3-D --- fc6 - fc7 - fc8 --+
 
-The rows of Tables 3.1, 3.2 and 3.4 are options in `TABLE_3_1`, `TABLE_3_2`, `TABLE_3_4`,
-as in zoo.load("fusion_vgg_m", **TABLE_3_1["sum"]). Tensors are clips [B, T, H, W, C]; T
-counts chunks, of one RGB frame and ten flow fields each.
+The rows of Tables 3.1, 3.2 and 3.4 are options in `TABLE_3_1`, `TABLE_3_2` and
+`TABLE_3_4`, as in zoo.load("fusion_vgg_m", **TABLE_3_1["sum"]). Tensors are clips
+[B, T, H, W, C]; T counts chunks, of one RGB frame and ten flow fields each.
 """
 
 from functools import partial
@@ -141,9 +141,7 @@ def fusion(
     if method == "bilinear":
         plans["appearance"] = up_to(points[-1][0], plans["appearance"])
     motion = run(inputs["flow"], plans["motion"], "motion")
-    fuse = partial(
-        METHODS[method], VARIANTS[variant], pad=nets[0] != nets[1]
-    )
+    fuse = partial(METHODS[method], VARIANTS[variant], pad=nets[0] != nets[1])
     signals = {a: motion[m] for a, m in points}
     appearance = run(inputs["rgb"], plans["appearance"], "appearance", signals, fuse)
     scores = {"appearance": appearance.get("fc8")}
@@ -340,7 +338,7 @@ def fusion_vgg_m(num_classes=101, classifier_activation="softmax", **options):
     **fusion_facts("16", "16"),
 )
 def fusion_vgg16(num_classes=101, classifier_activation="softmax", **options):
-    """Fusion of two VGG-16, the final network of chapter 3 (thesis 3.3.4, Table 3.5)."""
+    """Fusion of two VGG-16, the final network of chapter 3 (thesis Table 3.5)."""
     return fusion(
         "fusion_vgg16", ("16", "16"), num_classes, classifier_activation, **options
     )
@@ -368,5 +366,9 @@ def fusion_vgg16_vgg_m(num_classes=101, classifier_activation="softmax", **optio
 def fusion_vgg_tiny(num_classes=8, classifier_activation="softmax", **options):
     """Fusion in small, for tests and synthetic clips (thesis 3.3.4)."""
     return fusion(
-        "fusion_vgg_tiny", ("tiny", "tiny"), num_classes, classifier_activation, **options
+        "fusion_vgg_tiny",
+        ("tiny", "tiny"),
+        num_classes,
+        classifier_activation,
+        **options,
     )

@@ -391,7 +391,12 @@ def resnet152(num_classes=1000, classifier_activation="softmax", **options):
 def resnet_tiny(num_classes=8, classifier_activation="softmax", **options):
     """The frame-wise network in small, for tests and synthetic scenes (thesis 7.5)."""
     return resnet(
-        "resnet_tiny", NETS["tiny"], num_classes, classifier_activation, "rgb", **options
+        "resnet_tiny",
+        NETS["tiny"],
+        num_classes,
+        classifier_activation,
+        "rgb",
+        **options,
     )
 
 
@@ -404,7 +409,12 @@ def resnet_tiny(num_classes=8, classifier_activation="softmax", **options):
 def resnet26_tiny(num_classes=8, classifier_activation="softmax", **options):
     """A small appearance stream with two units per stage (thesis 4.3.1)."""
     return resnet(
-        "resnet26_tiny", NETS["26"], num_classes, classifier_activation, "rgb", **options
+        "resnet26_tiny",
+        NETS["26"],
+        num_classes,
+        classifier_activation,
+        "rgb",
+        **options,
     )
 
 

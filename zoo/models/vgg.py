@@ -247,10 +247,14 @@ def vgg_m(num_classes=1000, classifier_activation="softmax", **options):
     return vgg("vgg_m", VGGS["m"], num_classes, classifier_activation, "rgb", **options)
 
 
-@register(parameters=138_357_544, multiply_adds=247.5, **facts("16", weights=("imagenet",)))
+@register(
+    parameters=138_357_544, multiply_adds=247.5, **facts("16", weights=("imagenet",))
+)
 def vgg16(num_classes=1000, classifier_activation="softmax", **options):
     """VGG-16 on every frame, scores averaged (thesis Tables 2.1 and 3.3)."""
-    return vgg("vgg16", VGGS["16"], num_classes, classifier_activation, "rgb", **options)
+    return vgg(
+        "vgg16", VGGS["16"], num_classes, classifier_activation, "rgb", **options
+    )
 
 
 @register(parameters=102_896, multiply_adds=0.06764, **facts("tiny", **TINY))
@@ -261,7 +265,9 @@ def vgg_tiny(num_classes=8, classifier_activation="softmax", **options):
     )
 
 
-@register(parameters=90_707_781, multiply_adds=41.82, **facts("m", "flow", warm_start="vgg_m"))
+@register(
+    parameters=90_707_781, multiply_adds=41.82, **facts("m", "flow", warm_start="vgg_m")
+)
 def motion_vgg_m(num_classes=101, classifier_activation="softmax", **options):
     """The motion stream: VGG-M-2048 on stacks of flow (thesis Table 3.3)."""
     return vgg(
@@ -277,12 +283,19 @@ def motion_vgg_m(num_classes=101, classifier_activation="softmax", **options):
 def motion_vgg16(num_classes=101, classifier_activation="softmax", **options):
     """The motion stream: VGG-16 on stacks of flow (thesis Table 3.3)."""
     return vgg(
-        "motion_vgg16", VGGS["16"], num_classes, classifier_activation, "flow", **options
+        "motion_vgg16",
+        VGGS["16"],
+        num_classes,
+        classifier_activation,
+        "flow",
+        **options,
     )
 
 
 @register(
-    parameters=105_344, multiply_adds=0.1479, **facts("tiny", "flow", warm_start="vgg_tiny", **TINY)
+    parameters=105_344,
+    multiply_adds=0.1479,
+    **facts("tiny", "flow", warm_start="vgg_tiny", **TINY),
 )
 def motion_vgg_tiny(num_classes=8, classifier_activation="softmax", **options):
     """A small motion stream: one convolution per stage (thesis Table 2.1)."""

@@ -146,7 +146,7 @@ def save_model(folder, model, record):
     Args:
         folder, model, record: as in `zoo.weights.folder.save`.
     """
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    bare = type(model)(model.input, model.output, name=model.name)
     with hdf5_errors():
         model_folder.save(folder, bare, record)
 

@@ -53,10 +53,11 @@ def check_batch(recipe, options, replicas):
 
     Source: groups of clips of thesis Table 4.2.
     """
-    if replicas > 1 and recipe.accumulation > 1:
+    if replicas > 1 and recipe.accumulation > 1 and recipe.optimizer != "sgd":
         raise ValueError(
-            f"accumulation={recipe.accumulation} works on one device only; {replicas} "
-            "devices share a batch already, so set accumulation=1."
+            f"accumulation={recipe.accumulation} with optimizer={recipe.optimizer!r} "
+            f"works on one device only; {replicas} devices share a batch already, so "
+            "set accumulation=1, or optimizer=sgd."
         )
     parts = replicas * recipe.accumulation
     clips = options.get("sub_batch") or 1

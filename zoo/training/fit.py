@@ -6,6 +6,7 @@ Source: thesis 7.3.3 for recipe and schedule.
 import contextlib
 import dataclasses
 import errno
+import fnmatch
 from pathlib import Path
 
 import keras
@@ -20,7 +21,7 @@ from zoo.training.callbacks import BestModel, Snapshot, StopWhenDiverged, save_m
 from zoo.training.devices import check_batch, make_strategy
 from zoo.training.optimizers import make_optimizer
 from zoo.training.run import begin, held, identity_of, open_run
-from zoo.training.schedules import DropAtSaturation
+from zoo.training.schedules import CountedRates, DropAtSaturation
 from zoo.training.validation import Validation
 from zoo.weights import folder as model_folder
 from zoo.weights import loading
@@ -52,6 +53,7 @@ def train(
     devices=None,
     seed=0,
     cache=None,
+    flow=None,
     verbose="auto",
 ):
     """Trains a model by a recipe, or resumes where a killed training stopped.
@@ -71,6 +73,8 @@ def train(
             shared out among them.
         seed: of weights, order of videos, sampling and augmentation.
         cache: a `zoo.datasets.FrameCache` for small sets, or None.
+        flow: a source of optical flow for networks that see it, see
+            `zoo.datasets.flow_source`.
         verbose: of model.fit.
 
     Returns:
@@ -78,16 +82,18 @@ def train(
 
     Raises:
         ValueError: a run folder of another training, a batch that cannot be shared
-            out, a loss that diverged (`callbacks.Diverged`), too many bad videos.
+            out, a loss that diverged (`callbacks.Diverged`), too many bad videos, a
+            network that sees flow without a source of it, or the reverse.
         OSError: the disk is full; the last complete epoch is kept.
 
     Source: thesis 7.3.3.
     """
     _check_classes(videos, validation)
+    _check_flow(recipe, flow)
     strategy = make_strategy(devices)
     options = _options(recipe)
     check_batch(recipe, options, strategy.num_replicas_in_sync)
-    identity = identity_of(recipe, videos, validation, seed)
+    identity = identity_of(recipe, videos, validation, seed, flow)
     run = open_run(run_dir, identity)
     keras.utils.set_random_seed(seed)
     snapshot = Snapshot(run.resume)
@@ -95,17 +101,17 @@ def train(
         model = _compiled(recipe, options, len(videos.class_names), snapshot.epochs)
         epochs = snapshot.restore(model)
     skipped = Skipped()
-    data = _batches(recipe, videos, seed, epochs, cache, skipped)
+    data = _batches(recipe, videos, seed, epochs, cache, flow, skipped)
     begin(run, identity)  # a wrong setting has been refused by now
     if epochs:
         logging.info("%s: resuming after epoch %d.", run.path, epochs)
     past = history.keep_epochs(run.history, epochs)
-    schedule = _schedule(recipe, validation, past)
-    record = _record(recipe, options, videos.class_names)
+    schedule = _schedule(recipe, validation, past, data["steps_per_epoch"])
+    record = _record(recipe, options, videos.class_names, flow)
     if epochs < recipe.epochs and not schedule.finished:
         rows = keras.callbacks.CSVLogger(str(run.history), append=True)
         callbacks = [
-            *_validations(recipe, validation, cache),
+            *_validations(recipe, validation, cache, flow),
             schedule,
             StopWhenDiverged(run.path),
             BestModel(run.best, record, past),
@@ -146,6 +152,16 @@ def _check_classes(videos, validation):
     )
 
 
+def _check_flow(recipe, flow):
+    sees = list(registry.info(recipe.model).inputs)
+    if ("flow" in sees) != (flow is not None):
+        given = "none was given" if flow is None else f"{flow} was given"
+        raise ValueError(
+            f"{recipe.model} sees {' and '.join(sees)}; of optical flow {given}. "
+            "Networks that see flow need --flow with a folder or a method, others none."
+        )
+
+
 def _options(recipe):
     """Options of the recipe, and those that the starting weights were trained under."""
     info = registry.info(recipe.model)
@@ -158,9 +174,10 @@ def _compiled(recipe, options, num_classes, epochs):
     """The model, from its starting weights unless a snapshot will replace them."""
     weights = None if epochs else recipe.weights
     model = loading.load(recipe.model, weights, num_classes, "softmax", **options)
+    _freeze(model, recipe.frozen)
     model.compile(
         optimizer=make_optimizer(
-            recipe.optimizer, recipe.learning_rate, recipe.accumulation
+            recipe.optimizer, recipe.rates[0][0], recipe.accumulation
         ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
@@ -168,7 +185,20 @@ def _compiled(recipe, options, num_classes, epochs):
     return model
 
 
-def _batches(recipe, videos, seed, epoch, cache, skipped):
+def _freeze(model, patterns):
+    """Leaves the layers that match a wildcard as they are."""
+    for pattern in patterns:
+        layers = [x for x in model.layers if fnmatch.fnmatch(x.name, pattern)]
+        if not layers:
+            raise ValueError(
+                f"frozen={pattern!r} matches no layer of {model.name}; names are such "
+                f"as {', '.join(x.name for x in model.layers[2:7])}."
+            )
+        for layer in layers:
+            layer.trainable = False
+
+
+def _batches(recipe, videos, seed, epoch, cache, flow, skipped):
     """Arguments of model.fit: batches from an epoch on, and how many make one."""
     batch = recipe.batch_size // recipe.accumulation
     spec = ClipSpec(
@@ -176,8 +206,11 @@ def _batches(recipe, videos, seed, epoch, cache, skipped):
         size=recipe.size,
         stride_range=recipe.stride,
         shorter_side=recipe.shorter_side,
+        crop=recipe.crop,
         jitter=recipe.jitter,
         flip=recipe.flip,
+        inputs=tuple(registry.info(recipe.model).inputs),
+        flow=flow,
     )
     dataset = training_dataset(
         videos,
@@ -193,7 +226,11 @@ def _batches(recipe, videos, seed, epoch, cache, skipped):
     return {"x": dataset, "steps_per_epoch": steps}
 
 
-def _schedule(recipe, validation, past):
+def _schedule(recipe, validation, past, steps_per_epoch):
+    if recipe.rates[0][1] is not None:
+        return CountedRates(
+            recipe.rates, steps_per_epoch, recipe.accumulation, epochs=len(past)
+        )
     monitor = "accuracy" if validation is None else "val_accuracy"
     return DropAtSaturation(
         recipe.learning_rate,
@@ -203,14 +240,14 @@ def _schedule(recipe, validation, past):
     )
 
 
-def _validations(recipe, videos, cache):
+def _validations(recipe, videos, cache, flow):
     if videos is None:
         return []
     view = (recipe.test_frames, recipe.shorter_side, recipe.flip)
-    return [Validation(videos, *view, cache)]
+    return [Validation(videos, *view, cache, flow)]
 
 
-def _record(recipe, options, labels):
+def _record(recipe, options, labels, flow):
     return model_folder.ModelRecord(
         name=recipe.model,
         num_classes=len(labels),
@@ -219,6 +256,7 @@ def _record(recipe, options, labels):
         frames=recipe.test_frames,
         shorter_side=recipe.shorter_side,
         flip=recipe.flip,
+        flow=None if flow is None else flow.name,
     )
 
 

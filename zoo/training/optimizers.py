@@ -32,28 +32,39 @@ class ThesisSGD(keras.optimizers.SGD):
       the velocity gathered at the old rate goes on for some ten steps.
     - Biases and scales of batch normalisation learn at twice the rate; only kernels
       and affine scales decay.
+    - `accumulation` averages the gradients of several batches for one update, under
+      tf.distribute as well, where Keras' `gradient_accumulation_steps` does not work.
 
     Args:
         learning_rate: number or schedule.
         momentum: factor of the velocity, 0 < momentum < 1.
         l2: weight decay of the thesis, 5e-4.
-        **kwargs: of keras.optimizers.SGD, e.g. gradient_accumulation_steps.
+        accumulation: batches whose gradients make one update; `iterations` counts
+            batches.
+        **kwargs: of keras.optimizers.SGD.
 
     Source: released code of thesis chapters 4, 5 and 7 (cnn_train_dag, setLrWd).
     """
 
-    def __init__(self, learning_rate=1e-2, momentum=0.9, l2=5e-4, **kwargs):
+    def __init__(
+        self, learning_rate=1e-2, momentum=0.9, l2=5e-4, accumulation=1, **kwargs
+    ):
         if not 0 < momentum < 1:
             raise ValueError(
                 f"momentum must lie between 0 and 1 (0.9 in the thesis); got {momentum}"
             )
+        if accumulation < 1:
+            raise ValueError(f"accumulation must be at least 1; got {accumulation}")
         super().__init__(learning_rate, momentum=float(momentum), **kwargs)
         self.l2 = float(l2)
+        self.accumulation = accumulation
 
     def build(self, variables):
         if not self.built:
             self._multipliers = [MULTIPLIERS.get(v.name, (1.0, 1.0)) for v in variables]
         super().build(variables)
+        if self.accumulation > 1:
+            self._gathered = self.add_optimizer_variables(variables, "gathered")
 
     def update_step(self, gradient, variable, learning_rate):
         dtype = variable.dtype
@@ -61,14 +72,29 @@ class ThesisSGD(keras.optimizers.SGD):
         velocity = self.momentums[index]
         rate, decay = self._multipliers[index]
         force = ops.cast(gradient, dtype)
+        due = None
+        if self.accumulation > 1:
+            force, due = self._gather(force, self._gathered[index])
         if self.l2 * decay:
             force = force + ops.cast(self.l2 * decay, dtype) * variable
-        self.assign(velocity, ops.cast(self.momentum, dtype) * velocity - force)
+        updated = ops.cast(self.momentum, dtype) * velocity - force
         step = ops.cast(learning_rate, dtype) * ops.cast(rate, dtype)
-        self.assign_add(variable, step * velocity)
+        if due is not None:
+            updated = ops.where(due, updated, velocity)
+            step = ops.where(due, step, ops.zeros_like(step))
+        self.assign(velocity, updated)
+        self.assign_add(variable, step * updated)
+
+    def _gather(self, gradient, gathered):
+        """The mean gradient of the batches so far, and whether an update is due."""
+        due = ops.equal((self.iterations + 1) % self.accumulation, 0)
+        total = gathered + gradient
+        self.assign(gathered, ops.where(due, ops.zeros_like(total), total))
+        return total / ops.cast(self.accumulation, total.dtype), due
 
     def get_config(self):
-        return {**super().get_config(), "l2": self.l2}
+        config = {**super().get_config(), "l2": self.l2}
+        return {**config, "accumulation": self.accumulation}
 
 
 OPTIMIZERS = {"sgd": ThesisSGD, "adam": keras.optimizers.Adam}
@@ -91,5 +117,7 @@ def make_optimizer(name, learning_rate, accumulation=1):
         raise ValueError(
             f"Unknown optimizer {name!r}; accepted are {', '.join(OPTIMIZERS)}."
         )
+    if name == "sgd":
+        return ThesisSGD(learning_rate, accumulation=accumulation)
     steps = accumulation if accumulation > 1 else None
     return OPTIMIZERS[name](learning_rate, gradient_accumulation_steps=steps)

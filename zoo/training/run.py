@@ -19,7 +19,7 @@ from pathlib import Path
 
 from zoo.files import replacing
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +128,12 @@ def _content(folder):
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def identity_of(recipe, videos, validation, seed):
+def identity_of(recipe, videos, validation, seed, flow=None):
     """Everything that the course of a training depends on, devices apart.
 
     Args:
         recipe: the `Recipe`. videos, validation: `VideoList`s, the latter or None.
-        seed: of all that is random.
+        seed: of all that is random. flow: source of optical flow, or None.
 
     Source: ours.
     """
@@ -144,6 +144,7 @@ def identity_of(recipe, videos, validation, seed):
         "videos": _digest(videos),
         "validation": None if validation is None else _digest(validation),
         "seed": seed,
+        "flow": None if flow is None else flow.name,
     }
 
 

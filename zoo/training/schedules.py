@@ -1,7 +1,7 @@
-"""The thesis' schedule: the learning rate falls tenfold when the error saturates.
+"""The thesis' schedules: the learning rate falls tenfold at saturation, or by count.
 
 Source: thesis 7.3.3 ("decrease it by an order of magnitude after the validation error
-saturates").
+saturates"), Table 4.2 (numbers of iterations).
 """
 
 import keras
@@ -107,3 +107,58 @@ class DropAtSaturation(keras.callbacks.Callback):
 
     def _error(self, value):
         return 1 - value if self.monitor in HIGHER_IS_BETTER else value
+
+
+class CountedRates(keras.callbacks.Callback):
+    """Learning rates for fixed numbers of updates, after which training ends.
+
+    The rate of an update depends on its number alone, so that a training taken up again
+    goes on where it stood. The rate at the end of each epoch appears in the logs.
+
+    Args:
+        rates: pairs (learning rate, number of updates).
+        steps_per_epoch: batches of an epoch.
+        accumulation: batches that make one update.
+        epochs: that have passed already, when training is resumed.
+
+    Source: thesis Table 4.2, "Learning Rate (#Iterations)".
+    """
+
+    def __init__(self, rates, steps_per_epoch, accumulation=1, epochs=0):
+        super().__init__()
+        self.rates = tuple(rates)
+        self.steps_per_epoch = steps_per_epoch
+        self.accumulation = accumulation
+        self._step = epochs * steps_per_epoch
+        self._rate = None
+
+    @property
+    def finished(self):
+        """Whether all updates have been made (thesis Table 4.2)."""
+        return self._step // self.accumulation >= sum(count for _, count in self.rates)
+
+    def rate_of(self, update):
+        """The learning rate of an update, counted from 0 (thesis Table 4.2)."""
+        for rate, count in self.rates:
+            if update < count:
+                return rate
+            update -= count
+        return self.rates[-1][0]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._step = epoch * self.steps_per_epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rate = self.rate_of(self._step // self.accumulation)
+        if rate != self._rate:
+            self.model.optimizer.learning_rate.assign(rate)
+            self._rate = rate
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self.finished:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["learning_rate"] = self._rate
+        self._step = (epoch + 1) * self.steps_per_epoch

@@ -6,7 +6,7 @@ Source: thesis 7.3.3; its schedule watches the validation error.
 import keras
 import numpy as np
 
-from zoo.evaluation.evaluate import evaluate_with, scorer
+from zoo.evaluation.evaluate import Scorer, evaluate_with
 
 
 class Validation(keras.callbacks.Callback):
@@ -20,24 +20,23 @@ class Validation(keras.callbacks.Callback):
         frames, shorter_side, flip: the test view, see
             `zoo.models.testing.video_classifier`.
         cache: a `zoo.datasets.FrameCache`, or None.
+        flow: a source of optical flow for a model that sees it, or None.
 
     Source: thesis 7.3.3.
     """
 
-    def __init__(self, videos, frames, shorter_side, flip, cache=None):
+    def __init__(self, videos, frames, shorter_side, flip, cache=None, flow=None):
         super().__init__()
         self.videos = videos
         self.view = (frames, shorter_side, flip)
         self.cache = cache
+        self.flow = flow
 
     def on_train_begin(self, logs=None):
-        self._score = scorer(self.model, *self.view)
+        self._score = Scorer(self.model, *self.view)
 
     def on_epoch_end(self, epoch, logs=None):
-        frames, shorter_side, _ = self.view
-        results = evaluate_with(
-            self._score, self.videos, frames, shorter_side, self.cache
-        )
+        results = evaluate_with(self._score, self.videos, self.cache, self.flow)
         logs["val_accuracy"] = results.accuracy()
         logs["val_loss"] = cross_entropy(results.scores, results.labels)
 

@@ -25,6 +25,8 @@ class ModelRecord:
         labels: class names in the order of the scores, or empty.
         frames, shorter_side, flip: view of a video at test time, see
             `zoo.models.testing.video_classifier`.
+        flow: how the optical flow it was trained on was computed, a method of
+            `zoo.datasets.flow` or "folder"; None for a model that sees none.
 
     Source: thesis 7.3.3 for the view.
     """
@@ -37,6 +39,7 @@ class ModelRecord:
     frames: int = 16
     shorter_side: int = 256
     flip: bool = True
+    flow: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -129,5 +132,5 @@ def load_weights(model, path):
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{path} holds no weights of {model.name} with these options and "
-            f"{model.output_shape[-1]} classes: {reason}"
+            f"{model.get_layer('predictions').output.shape[-1]} classes: {reason}"
         ) from error

@@ -197,14 +197,14 @@ def _stem_of(model):
     from zoo.models.resnet import STEMS
 
     layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
-    if not {"bn_conv1", "conv1"} & set(layers) or "pool1" not in layers:
+    if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
-    return {
-        "stem": name
-        for name, known in STEMS.items()
-        if known.pool_padding == layers["pool1"].padding and mean in (None, known.mean)
-    }
+    for name, known in STEMS.items():
+        padding = layers["pool1"].padding
+        if known.pool_padding == padding and mean in (None, known.mean):
+            return {"stem": name}
+    return {}
 
 
 def _require_same(name, found, option, trained, wanted):

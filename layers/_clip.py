@@ -42,6 +42,16 @@ def require_clip(shape, layer):
         )
 
 
+def require_content(shape, layer):
+    """Raises ValueError unless `shape` is that of a clip without an empty axis."""
+    require_clip(shape, layer)
+    if 0 in tuple(shape):
+        raise ValueError(
+            f"{layer.__class__.__name__} ({layer.name}) got an empty clip, shape "
+            f"{tuple(shape)}; every axis must be at least 1."
+        )
+
+
 def require_positive(layer, **values):
     """Raises ValueError unless every named value is an integer of at least 1."""
     for name, value in values.items():

@@ -7,7 +7,7 @@ those of the ImageNet networks the thesis starts from.
 import keras
 from keras import ops
 
-from zoo.layers._clip import require_clip, value_if_known
+from zoo.layers._clip import require_content, value_if_known
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -34,12 +34,7 @@ class RGBNormalization(keras.layers.Layer):
         self._require_rgb(input_shape)
 
     def _require_rgb(self, shape):
-        require_clip(shape, self)
-        if 0 in tuple(shape):
-            raise ValueError(
-                f"RGBNormalization ({self.name}) got an empty clip, shape "
-                f"{tuple(shape)}; every axis must be at least 1."
-            )
+        require_content(shape, self)
         if shape[-1] != len(self.mean):
             raise ValueError(
                 f"RGBNormalization ({self.name}) takes RGB frames, "
@@ -89,11 +84,14 @@ class FlowNormalization(keras.layers.Layer):
         self.offset = float(offset)
 
     def build(self, input_shape):
-        require_clip(input_shape, self)
-        if input_shape[-1] % 2:
+        self._require_flow(input_shape)
+
+    def _require_flow(self, shape):
+        require_content(shape, self)
+        if shape[-1] % 2:
             raise ValueError(
                 f"FlowNormalization ({self.name}) takes interleaved u, v: an even "
-                f"number of channels, got shape {tuple(input_shape)}."
+                f"number of channels, got shape {tuple(shape)}."
             )
 
     def _require_pixels(self, x):
@@ -107,6 +105,7 @@ class FlowNormalization(keras.layers.Layer):
             )
 
     def call(self, x):
+        self._require_flow(x.shape)
         x = ops.cast(x, "float32")
         self._require_pixels(x)
         x = ops.clip(x, -self.bound, self.bound)

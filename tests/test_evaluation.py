@@ -114,16 +114,17 @@ def test_the_limit_of_the_view_is_that_of_an_export():
 
 
 def test_small_clips_share_a_batch_by_what_the_network_sees(model, tmp_path):
-    from zoo.evaluation.evaluate import BATCH_PIXELS, evaluate_with
+    from zoo.evaluation.evaluate import BATCH_PIXELS, Scorer, evaluate_with
 
     root = training_cases.write_videos(tmp_path / "set", per_class=8)
     batches = []
 
-    def score(clips):
-        batches.append(len(clips))
-        return np.zeros((len(clips), 2), "float32")
+    class Counter(Scorer):
+        def __call__(self, clips):
+            batches.append(len(clips))
+            return super().__call__(clips)
 
-    evaluate_with(score, VideoList.from_folder(root), 3, 160)
+    evaluate_with(Counter(model, 3, 160), VideoList.from_folder(root))
     assert max(batches) == BATCH_PIXELS // (3 * 160 * 240) == 3 and sum(batches) == 16
 
 

@@ -506,7 +506,7 @@ def test_without_labels_classes_are_numbered_and_that_is_said(tmp_path, caplog):
             r"too large.*10000 remain.*\[1279872",
         ),
         (np.zeros((4, 8, 8, 3), "uint8"), r"uint8 of shape \(4, 8, 8, 3\).*\[None\]"),
-        (np.zeros((1, 1, 8, 8, 1), "uint8"), r"must be uint8 \[B, T, H, W, 3\]"),
+        (np.zeros((1, 1, 8, 8, 1), "uint8"), r"must be uint8 \[batch, frames"),
         (np.zeros((1, 1, 8, 8, 3)), "must be uint8.*got float64"),
     ],
 )
@@ -552,7 +552,7 @@ def test_savedmodels_of_others(tmp_path):
     spec = tf.TensorSpec((None,), name="x")
     module.f = tf.function(lambda x: {"y": x}, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path), signatures=module.f)
-    with pytest.raises(ValueError, match=r"takes \['x'\], expected is \['clips'\]"):
+    with pytest.raises(ValueError, match=r"takes \['x'\], expected are \['clips'\]"):
         load_exported(tmp_path)
 
 

@@ -77,7 +77,7 @@ def test_imagenet_starts_t_resnet(monkeypatch):
         asked.update(arguments)
         return theirs
 
-    monkeypatch.setitem(keras_applications._BUILDERS, "resnet50", application)
+    monkeypatch.setitem(keras_applications.NETWORKS, "resnet50", application)
     model = zoo.load("t_resnet50", weights="imagenet", num_classes=4)
     assert asked["weights"] == "imagenet"
     assert model.output_shape == (None, 4)
@@ -97,7 +97,7 @@ def test_failed_download_says_what_to_do(monkeypatch):
     def offline(**kwargs):
         raise Exception("URL fetch failure on https://example.org: None")
 
-    monkeypatch.setitem(keras_applications._BUILDERS, "resnet50", offline)
+    monkeypatch.setitem(keras_applications.NETWORKS, "resnet50", offline)
     with pytest.raises(ConnectionError, match="Fetch the file elsewhere and pass its"):
         zoo.load("t_resnet50", weights="imagenet")
 

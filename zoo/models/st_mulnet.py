@@ -314,7 +314,15 @@ def st_mulnet50(num_classes=101, classifier_activation="softmax", **options):
     parameters=84_209_930,
     multiply_adds=257.8,
     warm_start={"appearance": "resnet50", "motion": "motion_resnet152"},
-    **st_mulnet_facts("50", "152"),
+    **st_mulnet_facts(
+        "50",
+        "152",
+        # The deeper stream widens what the other sees of it.
+        receptive_field=receptive_fields(
+            {**RECEPTIVE_FIELDS["50"], "res4": (7, 355), "res5": (9, 1507)},
+            RECEPTIVE_FIELDS["152"],
+        ),
+    ),
 )
 def st_mulnet50_152(num_classes=101, classifier_activation="softmax", **options):
     """ST-MulNet of ResNet-50 and ResNet-152, the final network of chapter 5 (5.5.3)."""

@@ -153,13 +153,18 @@ def _check_classes(videos, validation):
 
 
 def _check_flow(recipe, flow):
-    sees = list(registry.info(recipe.model).inputs)
+    sees = _inputs(recipe)
     if ("flow" in sees) != (flow is not None):
         given = "none was given" if flow is None else f"{flow} was given"
         raise ValueError(
             f"{recipe.model} sees {' and '.join(sees)}; of optical flow {given}. "
             "Networks that see flow need --flow with a folder or a method, others none."
         )
+
+
+def _inputs(recipe):
+    """What the model sees; frames, where its record does not say."""
+    return tuple(registry.info(recipe.model).inputs) or ("rgb",)
 
 
 def _options(recipe):
@@ -209,7 +214,7 @@ def _batches(recipe, videos, seed, epoch, cache, flow, skipped):
         crop=recipe.crop,
         jitter=recipe.jitter,
         flip=recipe.flip,
-        inputs=tuple(registry.info(recipe.model).inputs),
+        inputs=_inputs(recipe),
         flow=flow,
     )
     dataset = training_dataset(

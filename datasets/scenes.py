@@ -309,7 +309,7 @@ def render_clip(
     height, width = size
     motion = make_motion(class_name, size, rng)
     looks, zooms = camera_path(moving, frames, size, rng)
-    texture, base = _background(size, rng)
+    texture, base = background(size, rng)
     density = rng.uniform(*DISCS) / min(size) ** 2
     # The reach of a view is half a frame and one disc, in scene units.
     reach = (np.array([width, height]) / 2 + 1) / zooms[:, None]
@@ -329,13 +329,13 @@ def render_clip(
     return clip
 
 
-def check_shape(size: tuple[int, int], frames: int) -> None:
+def check_shape(size: tuple[int, int], frames: int, smallest: int = 16) -> None:
     """Raises a ValueError unless clips of this size and length can be rendered."""
     pair = isinstance(size, tuple | list) and len(size) == 2
-    if not pair or not all(is_int(s) and s >= 16 for s in size):
+    if not pair or not all(is_int(s) and s >= smallest for s in size):
         raise ValueError(
-            f"size must be (height, width), two whole numbers of at least 16 pixels; "
-            f"got {size!r}"
+            f"size must be (height, width), two whole numbers of at least "
+            f"{smallest} pixels; got {size!r}"
         )
     if not is_int(frames) or frames < 2:
         raise ValueError(
@@ -349,10 +349,19 @@ def is_int(value) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _background(size, rng):
-    """A tile of smooth random texture, float32 [2H, 2W, 3], and its mean colour [3].
+def background(
+    size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a tile of smooth random texture.
 
     Opposite edges of the tile match, so that a view may lie anywhere.
+
+    Args:
+        size: height H and width W of a frame in pixels.
+        rng: numpy random generator.
+
+    Returns:
+        The tile, float32 [2H, 2W, 3], and its mean colour, float [3]; 0-255.
     """
     height, width = 2 * size[0], 2 * size[1]
     base = rng.uniform(50, 205, 3)

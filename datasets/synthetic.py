@@ -1,29 +1,44 @@
-"""Writes synthetic dynamic scenes as video files in the layout of YUP++.
+"""Writes synthetic clips as video files: dynamic scenes, and moving pairs.
 
-The folders are those of the YUP++ dynamic scenes (thesis section 7.4), so a synthetic
-set is read back, split and evaluated as the real one:
+Dynamic scenes come in the folders of the YUP++ dynamic scenes (thesis section 7.4), so
+a synthetic set is read back, split and evaluated as the real one:
 
     <root>/camera_stationary/<class>/<class>_stationary_c01.mp4
     <root>/camera_moving/<class>/<class>_moving_c01.mp4
-    <root>/synthetic.json            parameters, and frames and SHA-256 per file
+    <root>/synthetic.json            parameters, and frames and SHA-256 per clip
 
 `zoo.datasets.scenes` renders the clips and explains why no single frame tells the
 class. The encoding keeps that true: every frame is coded by itself (H.264, key frames
 only, constant quantiser), so a decoded frame is a function of the rendered frame alone
 and carries no trace of the motion. The files play in browsers and players.
+
+Moving pairs, rendered by `zoo.datasets.moving_pairs` for networks of two streams, come
+as videos in the same encoding and their true optical flow, as the thesis stores flow
+(section 3.3.5) and `zoo.datasets.flow.FlowFolder` reads it, file i + 1 holding field i:
+
+    <root>/videos/<class>/<class>_c01.mp4
+    <root>/flow/u/<class>/<class>_c01/frame000001.jpg      and flow/v/...
+    <root>/synthetic.json
+
+The flow is in 8 bits, ``zoo.datasets.flow.to_codes``, as grey JPEGs of quality 100.
+Rounding to codes changes a displacement by at most 0.08 pixels, and JPEG the code by
+one, 0.16 pixels, as tests/test_moving_pairs.py measures.
 """
 
-import hashlib
+import functools
 import io
-import json
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
+from zoo.datasets import moving_pairs
+from zoo.datasets.flow import BOUND, to_codes
+from zoo.datasets.generated import Clip, seed_of, write_set
+from zoo.datasets.moving_pairs import render_pair
 from zoo.datasets.scenes import (
     CLASSES,
     check_class,
@@ -33,10 +48,10 @@ from zoo.datasets.scenes import (
 )
 
 SUBSETS = ("stationary", "moving")
-MANIFEST = "synthetic.json"
 VERSION = 1  # of the appearance; raised whenever equal parameters give other clips
+PAIRS_VERSION = 1  # of the moving pairs, likewise
 QUANTISER = 8  # of H.264, 0-51; errors of about one grey level
-SAVE_EVERY = 200  # clips between two savings of the manifest
+JPEG_QUALITY = 100  # of flow, 0-100; at 95 the discs' edges are off by a pixel
 
 
 def write_dynamic_scenes(
@@ -87,26 +102,73 @@ def write_dynamic_scenes(
         "classes": list(classes),
         "fps": float(fps),
     }
-    files = _open_manifest(root, parameters)
-    clips = list(_clips(classes, int(videos_per_class)))
-    unsaved = 0
-    try:
-        for done, (name, class_name, subset, number) in enumerate(clips, start=1):
-            if not _is_complete(root / name, files.get(name)):
-                key = _clip_seed(seed, class_name, subset, number)
-                clip = render_clip(class_name, subset == "moving", key, size, frames)
-                data = encode(clip, fps)
-                _write_whole(root / name, data)
-                files[name] = {"frames": len(clip), "sha256": _digest(data)}
-                unsaved += 1
-            if unsaved == SAVE_EVERY:
-                _save_manifest(root, parameters, files)
-                unsaved = 0
-            if progress is not None:
-                progress(done, len(clips))
-    finally:
-        if unsaved:
-            _save_manifest(root, parameters, files)
+    clips = [
+        Clip((name,), functools.partial(_scene_files, key, size, frames, fps, *what))
+        for name, key, *what in _scenes(classes, int(videos_per_class), seed)
+    ]
+    write_set(root, "synthetic scenes", parameters, clips, progress)
+    return root
+
+
+def write_moving_pairs(
+    root,
+    videos_per_class: int = 100,
+    size: tuple[int, int] = (64, 64),
+    frames: int = 24,
+    seed: int = 0,
+    fps: float = 25,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a set of moving pairs and their flow, or completes one begun before.
+
+    A clip depends on seed, class and number only, not on the order of writing. Files
+    appear under their names only when complete, a video after its flow; a run that
+    was interrupted goes on where it stopped, and a clip of which a file is missing or
+    was changed since is written anew.
+
+    Source: the question of thesis chapters 3-5, flow as stored in section 3.3.5.
+
+    Args:
+        root: folder to write; created if it is missing.
+        videos_per_class: clips of each of the two classes.
+        size: frame height and width in pixels, even, at least 32, and the shorter
+            side at most 426, where the fastest disc moves by 20 pixels per frame, the
+            most that stored flow can say.
+        frames: frames per clip, at least 2. Stacks of ten fields need 11.
+        seed: whole number of at least 0.
+        fps: frames per second written to the files, above 0.
+        progress: called as ``progress(done, total)`` after every clip.
+
+    Returns:
+        The folder; its ``videos`` are for ``VideoList.from_folder`` and its ``flow``
+        for ``FlowFolder``.
+
+    Raises:
+        ValueError: an argument is out of its range, the folder holds a set with other
+            parameters, or files that this generator did not write.
+        OSError: a file could not be written; what was complete stays.
+    """
+    root = Path(root)
+    check_shape(size, frames, moving_pairs.SMALLEST)
+    _check_flow_range(size)
+    _check_numbers(videos_per_class, size, frames, seed, fps)
+    parameters = {
+        "set": "moving pairs",
+        "version": PAIRS_VERSION,
+        "videos_per_class": int(videos_per_class),
+        "size": [int(s) for s in size],
+        "frames": int(frames),
+        "seed": int(seed),
+        "fps": float(fps),
+    }
+    clips = [
+        Clip(
+            (*_flow_names(name, int(frames)), f"videos/{name}.mp4"),
+            functools.partial(_pair_files, class_name, key, size, frames, fps),
+        )
+        for name, class_name, key in _pairs(int(videos_per_class), seed)
+    ]
+    write_set(root, "moving pairs", parameters, clips, progress)
     return root
 
 
@@ -135,21 +197,57 @@ def encode(clip: np.ndarray, fps: float = 25) -> bytes:
     return buffer.getvalue()
 
 
-def _clips(classes, videos_per_class):
-    """(file name, class, subset, number) of every clip, cameras and classes in turn."""
-    digits = max(2, len(str(videos_per_class)))
+def _scenes(classes, videos_per_class, seed):
+    """(file name, seed, class, subset) of every clip, cameras and classes in turn."""
     for subset in SUBSETS:
         for class_name in classes:
             folder = f"camera_{subset}/{class_name}"
-            for number in range(1, videos_per_class + 1):
-                name = f"{folder}/{class_name}_{subset}_c{number:0{digits}d}.mp4"
-                yield name, class_name, subset, number
+            for number, text in _numbers(videos_per_class):
+                name = f"{folder}/{class_name}_{subset}_c{text}.mp4"
+                key = seed_of(int(seed), class_name, subset, number)
+                yield name, key, class_name, subset
 
 
-def _clip_seed(seed, class_name, subset, number):
-    """A seed of its own for every clip, unrelated to those of its neighbours."""
-    text = f"{int(seed)}/{class_name}/{subset}/{number}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+def _pairs(videos_per_class, seed):
+    """(name with class folder, class, seed) of every clip, classes in turn."""
+    for class_name in moving_pairs.CLASSES:
+        for number, text in _numbers(videos_per_class):
+            name = f"{class_name}/{class_name}_c{text}"
+            yield name, class_name, seed_of(int(seed), class_name, number)
+
+
+def _numbers(count):
+    """Numbers 1...count, and how they are written in file names."""
+    digits = max(2, len(str(count)))
+    return [(number, f"{number:0{digits}d}") for number in range(1, count + 1)]
+
+
+def _scene_files(key, size, frames, fps, class_name, subset):
+    """The contents of a dynamic scene's one file."""
+    clip = render_clip(class_name, subset == "moving", key, size, frames)
+    return [encode(clip, fps)]
+
+
+def _pair_files(class_name, key, size, frames, fps):
+    """The contents of a moving pair's files: all fields of u, those of v, the video."""
+    clip, flow = render_pair(class_name, key, size, frames)
+    codes = to_codes(flow)
+    fields = [_jpeg(field[..., component]) for component in (0, 1) for field in codes]
+    return [*fields, encode(clip, fps)]
+
+
+def _flow_names(name, frames):
+    return [
+        f"flow/{component}/{name}/frame{number:06d}.jpg"
+        for component in ("u", "v")
+        for number in range(1, frames)
+    ]
+
+
+def _jpeg(codes):
+    """Encodes one component of a field, uint8 [H, W]."""
+    _, data = cv2.imencode(".jpg", codes, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return data.tobytes()
 
 
 def _checked_classes(classes):
@@ -182,70 +280,11 @@ def _check_numbers(videos_per_class, size, frames, seed, fps):
         raise ValueError(f"fps must be a number above 0 and up to 1000; got {fps!r}")
 
 
-def _open_manifest(root, parameters):
-    """The files already written; makes the folder and the manifest if there is none."""
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file; name a folder for the synthetic scenes")
-    path = root / MANIFEST
-    if path.exists():
-        return _read_manifest(path, parameters)
-    for subset in SUBSETS:
-        folder = root / f"camera_{subset}"
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(
-                f"{folder} holds files, but {root} has no {MANIFEST}, so they are not "
-                "synthetic scenes; name another folder"
-            )
-    root.mkdir(parents=True, exist_ok=True)
-    _save_manifest(root, parameters, {})
-    return {}
-
-
-def _read_manifest(path, parameters):
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found, files = dict(manifest["parameters"]), dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+def _check_flow_range(size):
+    longest = BOUND / moving_pairs.SPEED[1]
+    if min(size) > longest:
         raise ValueError(
-            f"{path} is not a manifest of synthetic scenes ({error!r}); delete the "
-            "folder or name another one"
-        ) from error
-    differences = [
-        f"{key} is {found.get(key)!r}, asked for {parameters.get(key)!r}"
-        for key in sorted(found.keys() | parameters.keys())
-        if found.get(key) != parameters.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{path.parent} holds synthetic scenes with other parameters: "
-            f"{'; '.join(differences)}. Name another folder, or delete this one"
+            f"size must have a shorter side of at most {int(longest)} pixels, or the "
+            f"discs move faster than the {BOUND:.0f} pixels that stored flow can say; "
+            f"got {tuple(size)!r}"
         )
-    return files
-
-
-def _is_complete(path, record):
-    """Whether the file is there with the contents that were written."""
-    if record is None or not path.is_file():
-        return False
-    return _digest(path.read_bytes()) == record.get("sha256")
-
-
-def _digest(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def _save_manifest(root, parameters, files):
-    manifest = {"parameters": parameters, "files": dict(sorted(files.items()))}
-    text = json.dumps(manifest, indent=1) + "\n"
-    _write_whole(root / MANIFEST, text.encode())
-
-
-def _write_whole(path, data):
-    """Writes under a temporary name first: a half-written file never has the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

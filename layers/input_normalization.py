@@ -14,8 +14,8 @@ from zoo.layers._clip import require_content, value_if_known
 class RGBNormalization(keras.layers.Layer):
     """Subtracts the mean colour: RGB [B, T, H, W, 3] in 0-255 -> about -128 to 128.
 
-    Works in float32 whatever the dtype policy, since bfloat16 cannot hold 0-255 minus
-    a mean to a grey level; the result has the policy's compute dtype.
+    Works in float32 at least, since bfloat16 cannot hold 0-255 minus a mean to a grey
+    level; the result has the policy's compute dtype.
 
     Args:
         mean: mean of red, green and blue, 0-255.
@@ -45,7 +45,8 @@ class RGBNormalization(keras.layers.Layer):
     def call(self, x):
         # Again at every call: one channel would broadcast against three means.
         self._require_rgb(x.shape)
-        x = ops.cast(x, "float32") - ops.convert_to_tensor(self.mean, "float32")
+        full = keras.backend.result_type(self.compute_dtype, "float32")
+        x = ops.cast(x, full) - ops.convert_to_tensor(self.mean, full)
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
@@ -106,7 +107,7 @@ class FlowNormalization(keras.layers.Layer):
 
     def call(self, x):
         self._require_flow(x.shape)
-        x = ops.cast(x, "float32")
+        x = ops.cast(x, keras.backend.result_type(self.compute_dtype, "float32"))
         self._require_pixels(x)
         x = ops.clip(x, -self.bound, self.bound)
         return ops.cast(x * (127.5 / self.bound) + self.offset, self.compute_dtype)

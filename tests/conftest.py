@@ -31,6 +31,21 @@ def seeds():
 
 
 @pytest.fixture
+def zero_weights(monkeypatch):
+    """Weights of zeros in place of random ones, for tests that look at shapes only.
+
+    Drawing the 283 million numbers of the largest network takes longer than the rest.
+    """
+    for name in ("HeNormal", "GlorotUniform", "RandomNormal"):
+        initializer = getattr(keras.initializers, name)
+        monkeypatch.setattr(
+            initializer,
+            "__call__",
+            lambda self, shape, dtype=None: keras.ops.zeros(shape),
+        )
+
+
+@pytest.fixture
 def mixed_bfloat16():
     """Runs a test under the policy of half-precision training."""
     yield from under_policy("mixed_bfloat16")

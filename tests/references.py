@@ -76,3 +76,64 @@ def batch_norm(x, gamma, beta, epsilon, clips):
             variance + epsilon
         ) * gamma + beta
     return y
+
+
+def local_response(x, depth, kappa, alpha, beta):
+    """x_c / (kappa + alpha sum of the squares of `depth` channels around c)^beta."""
+    channels = x.shape[-1]
+    y = np.zeros_like(x)
+    for c in range(channels):
+        around = [d for d in range(channels) if abs(d - c) <= depth // 2]
+        total = sum(x[..., d] ** 2 for d in around)
+        y[..., c] = x[..., c] / (kappa + alpha * total) ** beta
+    return y
+
+
+def padded(maps):
+    """Zeros at the bottom and right of the smaller map."""
+    rows, columns = (max(x.shape[i] for x in maps) for i in (2, 3))
+    return [
+        np.pad(
+            x,
+            (
+                (0, 0),
+                (0, 0),
+                (0, rows - x.shape[2]),
+                (0, columns - x.shape[3]),
+                (0, 0),
+            ),
+        )
+        for x in maps
+    ]
+
+
+def interleaved(maps):
+    """Eq. 3.3, channels counted from 1: y_2d = a_d, y_2d-1 = b_d."""
+    a, b = maps
+    y = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
+    for d in range(1, a.shape[-1] + 1):
+        y[..., 2 * d - 1] = a[..., d - 1]
+        y[..., 2 * d - 2] = b[..., d - 1]
+    return y
+
+
+def spacetime_conv(x, kernel, bias):
+    """3-D convolution, padded with zeros to keep the size (eq. 3.6)."""
+    pads = [k // 2 for k in kernel.shape[:3]]
+    x_padded = np.pad(x, ((0, 0), *((p, p) for p in pads), (0, 0)))
+    y = np.zeros((*x.shape[:-1], kernel.shape[-1]), x.dtype)
+    for t, i, j in itertools.product(*(range(k) for k in kernel.shape[:3])):
+        part = x_padded[:, t : t + x.shape[1], i : i + x.shape[2], j : j + x.shape[3]]
+        y += part @ kernel[t, i, j]
+    return y + bias
+
+
+def bilinear(a, b):
+    """Eq. 3.5 at every frame, then signed square root and division by the length."""
+    batch, time, height, width, channels = a.shape
+    y = np.zeros((batch, time, channels, b.shape[-1]))
+    for i, j in itertools.product(range(height), range(width)):
+        y += a[:, :, i, j, :, None] * b[:, :, i, j, None, :]
+    y = np.sign(y) * np.sqrt(np.abs(y))
+    y = y.reshape(batch, time, 1, 1, -1)
+    return y / np.linalg.norm(y, axis=-1, keepdims=True)

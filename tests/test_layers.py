@@ -14,15 +14,35 @@ from zoo import layers
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A layer, the clip it is tested on, and its formula on (clip, weights)."""
+    """A layer, the clip it is tested on, and its formula on (clip, weights).
+
+    With a second shape it is a layer of two streams, and the formula takes both.
+    """
 
     name: str
     layer: Callable
     shape: tuple
     reference: Callable
+    second: tuple | None = None
 
     def __str__(self):
         return self.name
+
+    @property
+    def shapes(self):
+        return self.shape if self.second is None else [self.shape, self.second]
+
+    def clips(self, dtype="float32", grow=(0, 0, 0)):
+        """Random input, longer and larger by `grow` (B, T, H and W)."""
+        rng = np.random.default_rng(1)
+        batch, time, size = grow
+
+        def draw(shape):
+            b, t, h, w, c = shape
+            grown = (b + batch, t + time, h + size, w + size, c)
+            return rng.normal(size=grown).astype(dtype)
+
+        return keras.tree.map_shape_structure(draw, self.shapes)
 
 
 CLIP = (2, 5, 9, 7, 3)  # odd on purpose
@@ -117,6 +137,92 @@ CASES = [
         (2, 8, 3, 5, 3),
         lambda x, w: references.temporal_max_pool(x, 3, 2),
     ),
+    Case(
+        "spatial_relu",
+        lambda **kw: layers.SpatialConv(4, 3, use_bias=True, activation="relu", **kw),
+        CLIP,
+        lambda x, w: np.maximum(references.spatial_conv(x, *w, padding=1), 0),
+    ),
+    Case(
+        "local_response",
+        lambda **kw: layers.LocalResponseNormalization(3, 1.5, 0.1, 0.6, **kw),
+        (2, 2, 3, 5, 3),
+        lambda x, w: references.local_response(x, 3, 1.5, 0.1, 0.6),
+    ),
+    Case(
+        "cross_stream_add",
+        lambda **kw: layers.CrossStream("add", **kw),
+        CLIP,
+        lambda x, w: x[0] + x[1],
+        CLIP,
+    ),
+    Case(
+        "cross_stream_multiply",
+        lambda **kw: layers.CrossStream("multiply", **kw),
+        CLIP,
+        lambda x, w: x[0] * x[1],
+        CLIP,
+    ),
+    Case(
+        "fusion_sum_padded",
+        lambda **kw: layers.SumFusion(pad=True, **kw),
+        CLIP,
+        lambda x, w: np.add(*references.padded(x)),
+        (2, 5, 8, 7, 3),
+    ),
+    Case(
+        "fusion_max",
+        lambda **kw: layers.MaxFusion(**kw),
+        CLIP,
+        lambda x, w: np.maximum(*x),
+        CLIP,
+    ),
+    Case(
+        "fusion_concat",
+        lambda **kw: layers.ConcatFusion(**kw),
+        CLIP,
+        lambda x, w: references.interleaved(x),
+        CLIP,
+    ),
+    Case(
+        "fusion_concat_block",
+        lambda **kw: layers.ConcatFusion("block", pad=True, **kw),
+        CLIP,
+        lambda x, w: np.concatenate(references.padded(x), axis=-1),
+        (2, 5, 8, 6, 4),
+    ),
+    Case(
+        "fusion_conv",
+        lambda **kw: layers.ConvFusion(**kw),
+        CLIP,
+        lambda x, w: references.interleaved(x) @ w[0][0, 0, 0] + w[1],
+        CLIP,
+    ),
+    Case(
+        "fusion_conv_3d",
+        lambda **kw: layers.ConvFusion(3, 3, pad=True, **kw),
+        (1, 4, 5, 4, 3),
+        lambda x, w: references.spacetime_conv(
+            references.interleaved(references.padded(x)), *w
+        ),
+        (1, 4, 5, 3, 3),
+    ),
+    Case(
+        "fusion_conv_3d_release",
+        lambda **kw: layers.ConvFusion(3, 3, order="block", activation="relu", **kw),
+        (1, 4, 5, 4, 3),
+        lambda x, w: np.maximum(
+            references.spacetime_conv(np.concatenate(x, axis=-1), *w), 0
+        ),
+        (1, 4, 5, 4, 3),
+    ),
+    Case(
+        "fusion_bilinear",
+        lambda **kw: layers.BilinearFusion(**kw),
+        (2, 3, 5, 4, 3),
+        lambda x, w: references.bilinear(*x),
+        (2, 3, 5, 4, 4),
+    ),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -128,31 +234,45 @@ def random_clip(shape, dtype="float32"):
 def built(case, **kwargs):
     """The layer with random weights, biases and scales included."""
     layer = case.layer(**kwargs)
-    layer.build(case.shape)
+    layer.build(case.shapes)
     rng = np.random.default_rng(2)
     layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
     return layer
 
 
-def free_model(layer, channels=3):
+def free_model(case, layer):
     """The layer in a graph that knows neither batch, time nor size."""
-    x = keras.Input((None, None, None, channels), name="x")
+    x = keras.tree.map_shape_structure(
+        lambda shape: keras.Input((None, None, None, shape[-1])), case.shapes
+    )
     return keras.Model(x, layer(x))
+
+
+def specs(case):
+    return keras.tree.map_shape_structure(
+        lambda shape: tf.TensorSpec([None] * 4 + [shape[-1]], tf.float32), case.shapes
+    )
+
+
+def formula(case, x, layer):
+    """The reference in double precision."""
+    x = keras.tree.map_structure(lambda a: a.astype("float64"), x)
+    return case.reference(x, layer.get_weights())
 
 
 @each_case
 def test_equals_formula(case):
-    layer, x = built(case, dtype="float64"), random_clip(case.shape, "float64")
+    layer, x = built(case, dtype="float64"), case.clips("float64")
     expected = case.reference(x, layer.get_weights())
     np.testing.assert_allclose(layer(x), expected, atol=1e-12)
-    assert layer.compute_output_shape(case.shape) == expected.shape
+    assert layer.compute_output_shape(case.shapes) == expected.shape
 
 
 @each_case
 def test_gradients_equal_finite_differences(case):
     layer = built(case, dtype="float64")
-    x = tf.Variable(random_clip(case.shape, "float64"))
-    variables = [x, *(w.value for w in layer.trainable_weights)]
+    x = keras.tree.map_structure(tf.Variable, case.clips("float64"))
+    variables = [*keras.tree.flatten(x), *(w.value for w in layer.trainable_weights)]
     rng = np.random.default_rng(3)
     probe = rng.normal(size=layer(x).shape)
     with tf.GradientTape() as tape:
@@ -178,42 +298,34 @@ def test_gradients_equal_finite_differences(case):
 @each_case
 def test_graph_of_unknown_sizes(case):
     layer = built(case)
-    model = free_model(layer)
-    graph = tf.function(model)
-    larger = (
-        case.shape[0] + 1,
-        case.shape[1] + 3,
-        *(n + 4 for n in case.shape[2:4]),
-        3,
-    )
-    for shape in (case.shape, larger):
-        x = random_clip(shape)
-        expected = case.reference(x.astype("float64"), layer.get_weights())
-        np.testing.assert_allclose(graph(x), expected, atol=2e-5)
-        spec = tf.TensorSpec([None] * 4 + [3], tf.float32)
-        traced = tf.function(model, input_signature=[spec])
-        np.testing.assert_allclose(traced(x), expected, atol=2e-5)
+    model = free_model(case, layer)
+    graph, traced = tf.function(model), tf.function(model, [specs(case)])
+    for grow in ((0, 0, 0), (1, 3, 4)):
+        x = case.clips(grow=grow)
+        expected = formula(case, x, layer)
+        np.testing.assert_allclose(graph(x), expected, rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(traced(x), expected, rtol=1e-5, atol=2e-5)
 
 
 @each_case
 def test_mixed_precision(case):
-    layer, x = built(case, dtype="mixed_bfloat16"), random_clip(case.shape)
+    layer, x = built(case, dtype="mixed_bfloat16"), case.clips()
     y = layer(x)
     assert y.dtype == "bfloat16"
     assert all(w.dtype == "float32" for w in layer.weights)
-    expected = case.reference(x.astype("float64"), layer.get_weights())
+    expected = formula(case, x, layer)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(tf.cast(y, tf.float32), expected, atol=0.03 * scale)
 
 
 @each_case
 def test_saved_and_exported(case, tmp_path):
-    model, x = free_model(built(case)), random_clip(case.shape)
+    model, x = free_model(case, built(case)), case.clips()
     expected = model(x)
     model.save(tmp_path / "m.keras")
     reloaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(reloaded(x), expected)
-    assert reloaded.layers[1].get_config() == model.layers[1].get_config()
+    assert reloaded.layers[-1].get_config() == model.layers[-1].get_config()
     model.export(tmp_path / "exported", verbose=False)
     served = tf.saved_model.load(tmp_path / "exported")
     np.testing.assert_allclose(served.serve(x), expected, atol=1e-6)
@@ -221,24 +333,28 @@ def test_saved_and_exported(case, tmp_path):
 
 @each_case
 def test_two_replicas_equal_one(case, two_replicas):
-    x = random_clip(case.shape)
+    x = case.clips(grow=(2 - case.shape[0], 0, 0))
     expected = built(case)(x)
     with two_replicas.scope():
         layer = built(case)
     halves = two_replicas.experimental_distribute_values_from_function(
-        lambda context: tf.constant(x[context.replica_id_in_sync_group :][:1])
+        lambda context: keras.tree.map_structure(
+            lambda a: tf.constant(a[context.replica_id_in_sync_group :][:1]), x
+        )
     )
     y = two_replicas.run(layer, args=(halves,))
     y = tf.concat(two_replicas.experimental_local_results(y), 0)
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name != "channel_scale"], ids=str
-)
+ANY_RANK = ("channel_scale", "local_response")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name not in ANY_RANK], ids=str)
 def test_rejects_what_is_no_clip(case):
+    shape = (2, 9, 7, 3)
     with pytest.raises(ValueError, match=r"takes clips \[B, T, H, W, C\]"):
-        case.layer().build((2, 9, 7, 3))
+        case.layer().build(shape if case.second is None else [shape, shape])
 
 
 @pytest.mark.parametrize(
@@ -289,6 +405,46 @@ def test_rejects_what_is_no_clip(case):
         ),
         (lambda: layers.FlowNormalization(bound=0), "bound must be positive, got 0"),
         (lambda: layers.ClipView(frames=0), "frames must be an integer of at least 1"),
+        (
+            lambda: layers.SpatialConv(4, 3, padding=0).build((1, 1, 2, 9, 3)),
+            "maps of 2 x 9 are smaller than the kernel of 3",
+        ),
+        (lambda: layers.LocalResponseNormalization(4), "depth must be odd, got 4"),
+        (lambda: layers.CrossStream("gate"), "Unknown interaction 'gate'; accepted"),
+        (
+            lambda: layers.CrossStream()([np.ones(CLIP), np.ones((2, 1, *CLIP[2:]))]),
+            r"equal shape, got \(2, 5, 9, 7, 3\) and \(2, 1, 9, 7, 3\)",
+        ),
+        (
+            lambda: layers.SumFusion()([np.ones(CLIP), np.ones((2, 5, 8, 7, 3))]),
+            "cannot fuse .* they have 9 and 8 rows. Give rgb and flow of the same",
+        ),
+        (
+            lambda: layers.SumFusion(pad=True)(
+                [np.ones(CLIP), np.ones((2, 1, 9, 7, 3))]
+            ),
+            "they have 5 and 1 frames",
+        ),
+        (
+            lambda: layers.MaxFusion().build([CLIP, (*CLIP[:4], 4)]),
+            "they have 3 and 4 channels",
+        ),
+        (lambda: layers.SumFusion().build(CLIP), "takes a pair of maps"),
+        (lambda: layers.ConcatFusion("mixed"), "accepted are interleaved, block"),
+        (lambda: layers.ConvFusion(kernel_size=2), "must be odd .* got 2 and 1"),
+        (
+            lambda: layers.FusionIdentity()((1, 1, 1, 6, 4)),
+            "two streams of C channels to C; the kernel maps 6 to 4",
+        ),
+        (lambda: layers.StreamAverage((1, 0)), "positive numbers, got .1, 0."),
+        (
+            lambda: layers.StreamAverage((1, 3)).build([(1, 4)] * 3),
+            "has 2 weights for 3 streams",
+        ),
+        (
+            lambda: layers.FlowNormalization()(np.full((1, 1, 2, 2, 4), 127.5)),
+            "mean of this one is 127.5, which looks like 8-bit codes. Decode them",
+        ),
     ],
 )
 def test_errors_name_value_and_accepted(make, message):

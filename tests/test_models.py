@@ -73,7 +73,7 @@ def trained(model, frames=5):
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
-def test_record_tells_the_truth(name):
+def test_record_tells_the_truth(name, zero_weights):
     """Parameters, multiply-adds, receptive fields and endpoints, recomputed."""
     info, model = zoo.info(name), zoo.load(name)
     assert parameters(model) == info.parameters

@@ -10,13 +10,14 @@ import pytest
 import tensorflow as tf
 
 from tests import video_files
-from zoo.datasets import pipeline
+from zoo.datasets import cache as frame_cache
+from zoo.datasets import chunks
 from zoo.datasets.augment import apply_crop, draw_crop
+from zoo.datasets.cache import CacheFull, FrameCache
+from zoo.datasets.chunks import Reader
 from zoo.datasets.listing import VideoList
 from zoo.datasets.pipeline import (
-    CacheFull,
     ClipSpec,
-    FrameCache,
     Skipped,
     steps_per_epoch,
     test_videos,
@@ -257,13 +258,13 @@ def test_sample_is_drawn_as_documented(videos):
 
 def test_batches_do_not_depend_on_threads(videos, monkeypatch):
     one = _take(training_dataset(videos, 4, SPEC, workers=1), 7)
-    read = pipeline.read_video
+    read = chunks.read_video
 
     def slow(path, *args, **kwargs):
         time.sleep(hash(path) % 5 / 1000)
         return read(path, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "read_video", slow)
+    monkeypatch.setattr(chunks, "read_video", slow)
     dataset = training_dataset(videos, 4, SPEC, workers=7)
     _assert_equal(one, _take(dataset, 7))
     _assert_equal(one, _take(dataset, 7))  # every iterator starts anew
@@ -295,16 +296,16 @@ def test_repeats(videos):
 def test_cache_gives_the_same_batches_and_decodes_once(videos, monkeypatch):
     plain = _take(training_dataset(videos, 4, SPEC), 6)
     calls = []
-    read = pipeline.read_video
+    read = frame_cache.read_video
 
     def counted(path, *args, **kwargs):
         calls.append(path)
         return read(path, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "read_video", counted)
+    monkeypatch.setattr(frame_cache, "read_video", counted)
     cache = FrameCache()
     _assert_equal(plain, _take(training_dataset(videos, 4, SPEC, cache=cache), 6))
-    list(test_videos(videos, 4, cache=cache))
+    list(test_videos(videos, 4, reader=Reader(cache=cache)))
     assert sorted(calls) == sorted(videos.paths)
     assert cache.bytes == 12 * 20 * 24 * 32 * 3
 

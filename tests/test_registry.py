@@ -26,6 +26,7 @@ def own_model():
 
 def test_names_in_natural_order():
     assert zoo.list_models("resnet*") == [
+        "resnet26_tiny",
         "resnet50",
         "resnet101",
         "resnet152",

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from zoo.datasets import scenes, synthetic
+from zoo.datasets.generated import seed_of
 from zoo.datasets.scenes import CLASSES, EXTRA_CLASSES, render_clip
 from zoo.datasets.synthetic import write_dynamic_scenes
 
@@ -70,7 +71,7 @@ def test_files_hold_the_rendered_frames(tmp_path):
         assert stream.average_rate == 12.5
         assert stream.frames == 5
     frames = decode(path)
-    key = synthetic._clip_seed(3, "drift_up", "moving", 1)
+    key = seed_of(3, "drift_up", "moving", 1)
     rendered = render_clip("drift_up", True, key, (32, 48), 5)
     assert frames.shape == (5, 32, 48, 3)
     # The chroma is subsampled, the luma is not: compare what is left of the luma.

@@ -122,16 +122,14 @@ def test_every_source_gives_the_same(kind, spatial, tmp_path):
 
 def test_report_says_what_became_of_every_layer(spatial):
     target = zoo.load("t_resnet_tiny", num_classes=5)
-    report = transfer(weights_of(spatial), target)
-    assert report.head == (8, 5)
+    report = transfer(weights_of(spatial), target, zoo.info("t_resnet_tiny").new_layers)
+    assert report.heads == ("fc",)
+    assert report.adapted == report.left_out == ()
     assert "res3a_branch2b" in report.copied and "bn3a_branch2b" in report.copied
     assert set(report.new) == {
-        "fc",
-        *(
-            f"conv_time_res{s}a_branch2b{part}"
-            for s in (2, 3, 4, 5)
-            for part in ("", "_scale")
-        ),
+        f"conv_time_res{s}a_branch2b{part}"
+        for s in (2, 3, 4, 5)
+        for part in ("", "_scale")
     }
 
 
@@ -149,14 +147,14 @@ def test_headless_weights_say_so(spatial, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         trunk = zoo.features(spatial, ["res5"])
         zoo.load("resnet_tiny", weights=trunk)
-    assert "has no classifier; the new one starts untrained" in caplog.text
+    assert "has no classifier; the new one (fc) starts untrained" in caplog.text
 
 
 def test_new_head_is_said_once(spatial, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         zoo.load("resnet_tiny", weights=spatial, num_classes=3)
     assert [r.getMessage() for r in caplog.records] == [
-        "resnet_tiny: new classifier, 8 -> 3 classes; it starts untrained."
+        "resnet_tiny: new classifier fc, 8 -> 3 classes; it starts untrained."
     ]
 
 

@@ -9,8 +9,14 @@ import numbers
 import keras
 
 
+def in_full():
+    """The type of scores: float32 under half-precision policies (thesis 7.3.3)."""
+    compute = keras.config.dtype_policy().compute_dtype
+    return keras.backend.result_type(compute, "float32")
+
+
 def require_classes(num_classes):
-    """`num_classes` as an int (every table of the thesis, e.g. 3.1, has its own).
+    """`num_classes` as an int (thesis section 3.4: every data set has its own).
 
     Raises:
         ValueError: no positive whole number.
@@ -39,13 +45,12 @@ def score_map(x, num_classes, prefix=""):
 def average_scores(scores, prefix=""):
     """Mean over frames and positions: [B, T, H, W, K] -> [B, K] (thesis 7.3.3)."""
     average = keras.layers.GlobalAveragePooling3D(
-        dtype="float32", name=f"{prefix}logits"
+        dtype=in_full(), name=f"{prefix}logits"
     )
     return average(scores)
 
 
 def predict(logits, activation):
     """The activation of averaged scores, [B, K] (thesis 7.3.3)."""
-    return keras.layers.Activation(activation, dtype="float32", name="predictions")(
-        logits
-    )
+    activate = keras.layers.Activation(activation, dtype=in_full(), name="predictions")
+    return activate(logits)

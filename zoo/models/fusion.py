@@ -227,7 +227,7 @@ def fusion_points(fuse_at, nets, plans):
 
 
 def strides_of(plan):
-    """{endpoint: pixels between neighbouring units} where towers can fuse (3.3.2)."""
+    """{endpoint: pixels between neighbouring units} (thesis 3.3.2)."""
     stride, found = 1, {}
     for step in plan:
         _, (_, own) = getattr(step.layer, "spacetime_window", ((1, 1), (1, 1)))

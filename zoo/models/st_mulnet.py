@@ -151,7 +151,7 @@ def stage(a, m, units_a, units_m, connection, temporal, by_name):
 
 
 def first_unit(x, unit, opened):
-    """(x_l, f(x_l)) of the first unit, x_l only where the stream is opened (5.5)."""
+    """(x_l, f(x_l)) of the first unit, x_l only where opened (thesis eq. 5.5)."""
     if not opened:
         return None, residual_unit(x, unit)
     x = residual_sum(x, unit)

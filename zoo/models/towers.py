@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from zoo.layers import StreamAverage
-from zoo.models.classifier import average_scores, predict
+from zoo.models.classifier import average_scores, in_full, predict
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -116,13 +116,12 @@ def towers(name, inputs, scores, activation, stream_weights=(1.0, 1.0)):
     """
     logits = [average_scores(x, f"{tower}_") for tower, x in scores.items()]
     if len(logits) == 1:
-        logits = keras.layers.Identity(name="logits", dtype="float32")(logits[0])
+        logits = keras.layers.Identity(name="logits", dtype=in_full())(logits[0])
     else:
-        average = StreamAverage(stream_weights, name="logits", dtype="float32")
+        average = StreamAverage(stream_weights, name="logits", dtype=in_full())
         logits = average(logits)
-    # The towers' scores are outputs in float32 under any policy, as predictions are.
     maps = {
-        tower: keras.layers.Activation("linear", dtype="float32", name=tower)(x)
+        tower: keras.layers.Activation("linear", dtype=in_full(), name=tower)(x)
         for tower, x in scores.items()
     }
     outputs = {"predictions": predict(logits, activation), **maps}

@@ -139,6 +139,10 @@ def two_stream_vgg(
     return towers(name, inputs, found, classifier_activation, stream_weights)
 
 
+# Networks whose ImageNet weights keras.applications publishes.
+ON_IMAGENET = ("16", "50", "152")
+
+
 def endpoints(family, nets):
     """Endpoints of both streams, appearance/res2 and so on, and of their average.
 
@@ -169,12 +173,14 @@ def receptive_fields(appearance, motion):
 def facts(family, nets, **others):
     """The common part of the records; arguments as of `endpoints` (thesis 2.3)."""
     appearance, motion = (family.RECEPTIVE_FIELDS[net] for net in nets)
+    published = all(net in ON_IMAGENET for net in nets)
     return {
         "task": "classification",
         "inputs": DESCRIPTIONS,
         "endpoints": endpoints(family, nets),
         "clip": (16, 224, 224),
         "receptive_field": receptive_fields(appearance, motion),
+        "weights": ("imagenet", "imagenet_tiled") if published else (),
         **others,
     }
 

@@ -56,7 +56,7 @@ class Vgg(NamedTuple):
 def plain_convs(stages):
     """Convolutions 3x3 in stages of (count, filters), pooling after each stage.
 
-    Source: Simonyan and Zisserman 2014b, configuration D.
+    Source: Simonyan and Zisserman (2014), configuration D; thesis Table 2.1.
     """
     return tuple(
         Conv(f"{stage}_{number}", filters, pool=number == count)
@@ -85,7 +85,13 @@ VGGS = {
         fc7=4096,
     ),
     "tiny": Vgg(
-        convs=plain_convs([(1, 16), (1, 24), (1, 32), (1, 48), (1, 64)]),
+        convs=(
+            Conv("1", 16, norm=True, pool=True),
+            Conv("2", 24, norm=True, pool=True),
+            Conv("3", 32, pool=True),
+            Conv("4", 48, pool=True),
+            Conv("5", 64, pool=True),
+        ),
         pool_size=2,
         fc6=(2, 128),
         fc7=128,
@@ -219,7 +225,7 @@ RECEPTIVE_FIELDS = {
         "fc7": (1, 404),
     },
     "tiny": {
-        "relu5_1": (1, 78), "pool5": (1, 94), "fc6": (1, 126), "fc7": (1, 126),
+        "relu5": (1, 78), "pool5": (1, 94), "fc6": (1, 126), "fc7": (1, 126),
     },
 }  # fmt: skip
 
@@ -259,7 +265,7 @@ def vgg16(num_classes=1000, classifier_activation="softmax", **options):
 
 @register(parameters=102_896, multiply_adds=0.06764, **facts("tiny", **TINY))
 def vgg_tiny(num_classes=8, classifier_activation="softmax", **options):
-    """VGG in small: one convolution per stage (thesis Table 2.1)."""
+    """VGG-M in small, for tests and synthetic clips (thesis Table 2.1)."""
     return vgg(
         "vgg_tiny", VGGS["tiny"], num_classes, classifier_activation, "rgb", **options
     )
@@ -298,7 +304,7 @@ def motion_vgg16(num_classes=101, classifier_activation="softmax", **options):
     **facts("tiny", "flow", warm_start="vgg_tiny", **TINY),
 )
 def motion_vgg_tiny(num_classes=8, classifier_activation="softmax", **options):
-    """A small motion stream: one convolution per stage (thesis Table 2.1)."""
+    """The motion stream of a VGG-M in small (thesis Table 2.1)."""
     return vgg(
         "motion_vgg_tiny",
         VGGS["tiny"],

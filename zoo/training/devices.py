@@ -65,5 +65,5 @@ def check_batch(recipe, options, replicas):
         raise ValueError(
             f"A batch of {recipe.batch_size} clips cannot be cut into {parts} equal "
             f"parts of whole groups of {clips} clips; make batch_size a multiple of "
-            f"{parts * clips}."
+            f"{parts * clips}, or lower accumulation."
         )

@@ -72,6 +72,8 @@ def flow_kernel(kernel, rule="mean"):
 def doubled_kernel(kernel, order):
     """A kernel after a concatenation that answers as after a sum (thesis 3.3.1).
 
+    Where a pooling stands between the two, it acts on each stream by itself.
+
     Args:
         kernel: [k, k, C, F]. order: "interleaved" or "block".
 

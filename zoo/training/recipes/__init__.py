@@ -1,13 +1,33 @@
 """Recipes: one short file per training, each with its promise and its command.
 
-Source: thesis 7.3.3; each recipe names its own.
+Source: thesis 3.3.5, Table 4.2, 5.4.1 and 7.3.3; each recipe names its own.
 """
 
 import difflib
 
-from zoo.training.recipes import dynamic_scenes, synthetic_scenes
+from zoo.training.recipes import (
+    dynamic_scenes,
+    fusion,
+    fusion_streams,
+    st_mulnet,
+    st_mulnet_streams,
+    st_resnet,
+    st_resnet_star,
+    st_resnet_streams,
+    synthetic_scenes,
+)
 
-RECIPES = {**dynamic_scenes.RECIPES, **synthetic_scenes.RECIPES}
+RECIPES = {
+    **fusion_streams.RECIPES,
+    **fusion.RECIPES,
+    **st_resnet_streams.RECIPES,
+    **st_resnet.RECIPES,
+    **st_resnet_star.RECIPES,
+    **st_mulnet_streams.RECIPES,
+    **st_mulnet.RECIPES,
+    **dynamic_scenes.RECIPES,
+    **synthetic_scenes.RECIPES,
+}
 
 
 def find(name):

@@ -1,0 +1,301 @@
+"""Two towers, two losses, one answer; and two trained streams that become one net."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zoo
+from tests.test_models import clip, flow, given, trained
+from zoo.models.resnet import STEMS
+from zoo.weights import adaptation, keras_applications
+from zoo.weights.transfer import Weights, transfer
+
+NAME = "two_stream_resnet26_tiny"
+
+
+@pytest.fixture(scope="module")
+def streams():
+    """A trained appearance stream and a trained motion stream of four classes."""
+    names = {"appearance": "resnet26_tiny", "motion": "motion_resnet26_tiny"}
+    return {k: trained(zoo.load(v, num_classes=4)) for k, v in names.items()}
+
+
+@pytest.fixture(scope="module")
+def vggs():
+    names = {"appearance": "vgg_tiny", "motion": "motion_vgg_tiny"}
+    return {k: trained(zoo.load(v, num_classes=4)) for k, v in names.items()}
+
+
+def logits(model, *shape):
+    return zoo.features(model, ["logits"])(given(model, *shape))["logits"].numpy()
+
+
+def log_softmax(x):
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+class TestLateFusion:
+    @pytest.mark.parametrize("kind", ["resnet26", "vgg"])
+    def test_is_the_mean_of_the_streams(self, kind, streams, vggs):
+        trained_streams = {"resnet26": streams, "vgg": vggs}[kind]
+        both = zoo.load(f"two_stream_{kind}_tiny", weights=trained_streams)
+        a, m = (logits(trained_streams[k]) for k in ("appearance", "motion"))
+        np.testing.assert_allclose(logits(both), (a + m) / 2, rtol=1e-5, atol=1e-4)
+
+    def test_weights_of_the_streams(self, streams):
+        """HMDB51 (5.5.3): the motion stream counts three times."""
+        both = zoo.load(NAME, weights=streams, stream_weights=(1, 3))
+        a, m = (logits(streams[k]) for k in ("appearance", "motion"))
+        np.testing.assert_allclose(logits(both), (a + 3 * m) / 4, rtol=1e-5, atol=1e-4)
+        with pytest.raises(ValueError, match="weights must be positive numbers"):
+            zoo.load(NAME, stream_weights=(1, -1))
+
+    def test_towers_return_raw_scores(self, streams):
+        outputs = zoo.load(NAME, weights=streams)(given(zoo.load(NAME)))
+        for tower, stream in streams.items():
+            scores = outputs[tower].numpy().mean(axis=(1, 2, 3))
+            np.testing.assert_allclose(scores, logits(stream), rtol=1e-5, atol=1e-4)
+
+
+class TestLoss:
+    """A loss per tower and position, with the label of the clip (4.3.5)."""
+
+    @pytest.fixture
+    def model(self, streams):
+        model = zoo.load(NAME, weights=streams)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    def expected(self, outputs, labels, weights=(1, 1, 1)):
+        losses = []
+        for tower in ("appearance", "motion"):
+            chosen = log_softmax(outputs[tower].numpy())
+            chosen = [chosen[i, ..., label] for i, label in enumerate(labels)]
+            losses.append([-c.sum() for c in chosen])
+        return np.mean(np.sum(losses, axis=0) * np.array(weights))
+
+    # 5 chunks of one position, and 3 chunks of 1 x 2 positions.
+    @pytest.mark.parametrize("shape", [(3, 5, 64, 64), (3, 3, 64, 240)])
+    def test_is_summed_over_towers_and_positions(self, model, shape):
+        x, labels = given(model, *shape), np.array([1, 3, 0])
+        outputs = model(x)
+        found = model.compute_loss(x, labels, outputs)
+        np.testing.assert_allclose(found, self.expected(outputs, labels), rtol=1e-5)
+
+    def test_one_hot_labels_and_sample_weights(self, streams, model):
+        x, labels = given(model, 3), np.array([1, 3, 0])
+        outputs, weights = model(x), np.array([0.5, 0, 2])
+        expected = self.expected(outputs, labels, weights)
+        found = model.compute_loss(x, labels, outputs, weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        dense = zoo.load(NAME, weights=streams)
+        dense.compile("sgd", "categorical_crossentropy")
+        found = dense.compute_loss(x, np.eye(4)[labels], outputs, weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_raw_scores_take_a_loss_of_logits(self, streams, model):
+        raw = zoo.load(NAME, weights=streams, classifier_activation=None)
+        raw.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        x, labels = given(raw, 3), np.array([1, 3, 0])
+        np.testing.assert_allclose(
+            raw.compute_loss(x, labels, raw(x)),
+            self.expected(model(x), labels),
+            rtol=1e-5,
+        )
+
+    def test_fit_logs_both_losses_and_the_accuracy_of_the_average(self, model):
+        x = given(model, 4)
+        answers = np.argmax(model(x)["predictions"], axis=-1)
+        logs = model.evaluate(x, answers, verbose=0, return_dict=True)
+        assert logs["accuracy"] == 1
+        total = logs["appearance_loss"] + logs["motion_loss"]
+        assert logs["loss"] == pytest.approx(total, rel=1e-5)
+        history = model.fit(x, answers, epochs=2, verbose=0).history
+        assert set(history) == {"loss", "accuracy", "appearance_loss", "motion_loss"}
+
+    def test_each_tower_learns_by_its_own_loss_alone(self, streams):
+        """No gradient of the motion stream's loss reaches the appearance stream."""
+        model = zoo.load(NAME, weights=streams)
+        x = given(model, 2)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x, training=True)["motion"])
+        variables = {v.path: v.value for v in model.trainable_variables}
+        gradients = tape.gradient(loss, variables)
+        assert all(
+            (gradient is None) == path.startswith("appearance_")
+            for path, gradient in gradients.items()
+        )
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda x: x["rgb"], r"takes a dict of clips \{'rgb', 'flow'\}; got"),
+            (lambda x: [x["rgb"], x["flow"]], "takes a dict of clips .* got list"),
+            (lambda x: {"rgb": x["rgb"]}, r"takes a dict .* got \['rgb'\]"),
+            (lambda x: {**x, "audio": x["rgb"]}, r"got \['rgb', 'flow', 'audio'\]"),
+            (
+                lambda x: {**x, "flow": x["flow"][:, :3]},
+                r"equal batch, length .* rgb is \(2, 5, 64, 64, 3\), flow is \(2, 3,",
+            ),
+            (
+                lambda x: {**x, "rgb": x["rgb"][:, :, :60]},
+                r"rgb is \(2, 5, 60, 64, 3\), flow is \(2, 5, 64, 64, 20\)",
+            ),
+            (
+                lambda x: {"rgb": x["flow"], "flow": x["rgb"]},
+                r"'rgb' .*expected shape=.None, None, None, None, 3.|'flow' .*, 20.",
+            ),
+            (
+                lambda x: {**x, "flow": x["flow"][..., :10]},
+                r"'flow' .*shape=.None, None, None, None, 20., found shape=.*10",
+            ),
+            (
+                lambda x: {**x, "flow": 127.5 + x["flow"]},
+                "takes flow in pixels, .* looks like 8-bit codes. Decode them first",
+            ),
+        ],
+    )
+    def test_is_named(self, change, message):
+        model = zoo.load(NAME)
+        with pytest.raises(ValueError, match=message):
+            model(change(given(model)))
+
+    def test_is_named_while_training(self):
+        model = zoo.load(NAME)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x = {"rgb": clip(2, 5), "flow": flow(2, 4)}
+        with pytest.raises(ValueError, match="equal batch, length and size"):
+            model.fit(x, np.zeros(2), verbose=0)
+
+
+class TestWarmStart:
+    def test_streams_from_files_and_folders(self, streams, tmp_path):
+        """From wherever single networks load, each stream by itself."""
+        expected = logits(zoo.load(NAME, weights=streams))
+        streams["appearance"].save(tmp_path / "a.keras")
+        streams["motion"].save_weights(tmp_path / "m.weights.h5")
+        paths = {"appearance": tmp_path / "a.keras"}
+        paths["motion"] = str(tmp_path / "m.weights.h5")
+        np.testing.assert_array_equal(logits(zoo.load(NAME, weights=paths)), expected)
+
+    def test_a_stream_from_a_network_of_two(self, streams):
+        both = zoo.load(NAME, weights=streams)
+        parts = {"appearance": both, "motion": streams["motion"]}
+        again = zoo.load(NAME, weights=parts)
+        np.testing.assert_array_equal(logits(again), logits(both))
+
+    def test_motion_from_colour(self, streams):
+        """The first layer answers to a grey pattern in any field (spec of the mean)."""
+        motion = zoo.load("motion_resnet26_tiny", weights=streams["appearance"])
+        kernel = streams["appearance"].get_layer("conv1").get_weights()[0]
+        adapted = motion.get_layer("conv1").get_weights()[0]
+        np.testing.assert_allclose(
+            adapted, np.repeat(kernel.mean(2)[:, :, None], 20, 2)
+        )
+        np.testing.assert_array_equal(
+            motion.get_layer("res5b_branch2b").get_weights()[0],
+            streams["appearance"].get_layer("res5b_branch2b").get_weights()[0],
+        )
+
+    def test_rules_of_the_first_layer(self):
+        kernel = np.arange(2 * 2 * 3 * 4, dtype="float32").reshape(2, 2, 3, 4)
+        tiled = adaptation.flow_kernel(kernel, "tiled")
+        order = [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1]
+        np.testing.assert_array_equal(tiled, kernel[:, :, order])
+        with pytest.raises(ValueError, match="'sum' .* accepted are mean, tiled"):
+            adaptation.flow_kernel(kernel, "sum")
+
+    def test_other_classes_start_anew(self, streams, caplog):
+        with caplog.at_level("WARNING", logger="absl"):
+            model = zoo.load(NAME, weights=streams, num_classes=7)
+        assert model.output["predictions"].shape == (None, 7)
+        assert "new classifier appearance_fc, 4 -> 7 classes" in caplog.text
+        assert "new classifier motion_fc, 4 -> 7 classes" in caplog.text
+
+    def test_streams_of_different_classes(self, streams):
+        other = zoo.load("motion_resnet26_tiny", num_classes=5)
+        parts = {**streams, "motion": other}
+        with pytest.raises(
+            ValueError, match="different numbers of classes, .*: 4.*: 5"
+        ):
+            zoo.load(NAME, weights=parts)
+        assert zoo.load(NAME, weights=parts, num_classes=3)
+
+    def test_streams_of_different_stems(self, streams):
+        other = zoo.load("motion_resnet26_tiny", num_classes=4, stem="keras")
+        with pytest.raises(ValueError, match="different stems, .*'caffe'.*'keras'"):
+            zoo.load(NAME, weights={**streams, "motion": other})
+        both = {k: zoo.load(v.name, stem="keras") for k, v in streams.items()}
+        model = zoo.load(NAME, weights=both)
+        assert model.get_layer("motion_pool1").padding == STEMS["keras"].pool_padding
+
+    @pytest.mark.parametrize(
+        ("name", "weights", "message"),
+        [
+            (NAME, {"appearance": None}, "has the streams appearance, motion, weights"),
+            (NAME, {}, r"weights were given for \(none\)"),
+            ("resnet26_tiny", {"appearance": 1}, r"has the streams \(none\)"),
+            (NAME, {"appearance": 1, "motion": 2}, "weights must be None, a name"),
+        ],
+    )
+    def test_wrong_dicts(self, name, weights, message):
+        with pytest.raises(ValueError, match=message):
+            zoo.load(name, weights=weights)
+
+    def test_wrong_stream(self, streams, vggs):
+        with pytest.raises(ValueError, match="have no place in it: motion_conv"):
+            zoo.load(NAME, weights={**streams, "motion": vggs["motion"]})
+        with pytest.raises(ValueError, match="have other shapes: appearance_conv1"):
+            zoo.load(NAME, weights={**streams, "appearance": streams["motion"]})
+
+    def test_broken_weights_change_nothing(self, streams):
+        target = zoo.load("motion_resnet26_tiny", num_classes=4)
+        before = target.get_weights()
+        layers = {"conv1": [np.full((7, 7, 3, 8), np.nan)]}
+        with pytest.raises(ValueError, match="it needs are missing"):
+            transfer(Weights("broken", layers), target)
+        for a, b in zip(before, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_imagenet_starts_both_streams(monkeypatch):
+    """weights="imagenet" and "imagenet_tiled", but for the download itself."""
+    keras.utils.set_random_seed(1)
+    theirs = keras.applications.ResNet50(weights=None, classifier_activation=None)
+    monkeypatch.setitem(keras_applications.NETWORKS, "resnet50", lambda **kw: theirs)
+    colour = theirs.get_layer("conv1_conv").get_weights()[0][:, :, ::-1]
+    for weights, rule in (("imagenet", "mean"), ("imagenet_tiled", "tiled")):
+        model = zoo.load("st_mulnet50", weights=weights, num_classes=4)
+        found = {s: model.get_layer(f"{s}_conv1") for s in ("appearance", "motion")}
+        found = {stream: layer.get_weights()[0] for stream, layer in found.items()}
+        np.testing.assert_array_equal(found["appearance"], colour)
+        expected = adaptation.flow_kernel(colour, rule)
+        np.testing.assert_allclose(found["motion"], expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_vgg16_of_keras_applications():
+    """Random weights; the largest score apart by 1e-4 at most."""
+    keras.utils.set_random_seed(1)
+    theirs = keras.applications.VGG16(weights=None, classifier_activation=None)
+    for layer in theirs.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            rng = np.random.default_rng(len(layer.name))
+            layer.set_weights([1.4 * kernel, rng.normal(0, 1, bias.shape)])
+    ours = zoo.load("vgg16", classifier_activation=None, dropout=0)
+    transfer(keras_applications.convert(theirs), ours)
+    image = (
+        np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype("float32")
+    )
+    prepared = keras.applications.vgg16.preprocess_input(image.copy())
+    expected = theirs.predict(prepared, verbose=0)
+    found = ours.predict(image[:, None], verbose=0)
+    scale = np.abs(expected).max()
+    assert np.ptp(expected, axis=1).min() > 0.01 * scale
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)

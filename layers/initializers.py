@@ -149,7 +149,8 @@ class FusionIdentity(keras.initializers.Initializer):
                 "FusionIdentity maps two streams of C channels to C; the kernel maps "
                 f"{channels} to {filters}."
             )
-        first, second = (weight * ops.eye(filters) for weight in self.streams)
+        one = ops.eye(filters, dtype="float32")
+        first, second = (weight * one for weight in self.streams)
         if self.order == "block":
             identity = ops.concatenate([first, second], axis=0)
         else:

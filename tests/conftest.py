@@ -54,7 +54,10 @@ def mixed_bfloat16():
 @pytest.fixture
 def float64():
     """Runs a test in double precision, where rounding errors are out of sight."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")  # of inputs
     yield from under_policy("float64")
+    keras.config.set_floatx(before)
 
 
 def under_policy(policy):

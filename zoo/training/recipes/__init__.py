@@ -9,6 +9,7 @@ from zoo.training.recipes import (
     dynamic_scenes,
     fusion,
     fusion_streams,
+    moving_pairs,
     st_mulnet,
     st_mulnet_streams,
     st_resnet,
@@ -27,6 +28,7 @@ RECIPES = {
     **st_mulnet.RECIPES,
     **dynamic_scenes.RECIPES,
     **synthetic_scenes.RECIPES,
+    **moving_pairs.RECIPES,
 }
 
 

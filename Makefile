@@ -14,7 +14,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 SOURCES := setup.py bazel layers zoo datasets exports tests benchmarks
 
-.PHONY: bazel bench clean demo format help lint test venv
+.PHONY: bazel bench clean demo format help lint pairs test venv
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ test: $(STAMP) ## run every test, the slow ones too
 bench: $(BENCH_STAMP) ## measure speed side by side with other libraries
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 	  echo "== $$script"; $(BIN)/python $$script; done
+
+pairs: $(STAMP) ## train all two-stream networks on moving pairs, three seeds
+	$(BIN)/python benchmarks/experiments/what_moves_where.py
 
 lint: $(STAMP) ## check style, imports, docstrings and spelling
 	$(BIN)/ruff check $(SOURCES)
@@ -47,7 +50,7 @@ bazel: $(STAMP) ## build every Bazel target, run the tests tagged smoke
 	bazel build //...; bazel test --test_tag_filters=smoke //...
 
 clean: ## remove what the other targets made (also .venv)
-	rm -rf $(VENV) .build build dist demo *.egg-info
+	rm -rf $(VENV) .build build dist demo pairs *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 

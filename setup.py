@@ -47,7 +47,7 @@ def packages():
 
 setup(
     name="spacetime-zoo",
-    version="0.1.0",
+    version="0.2.0",
     description="Spatiotemporal networks for video recognition, in Keras 3",
     long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import zoo
+
 ROOT = Path(os.path.abspath(__file__)).parent.parent
 FOLDERS = ("layers", "datasets", "exports")
+INFO = f"spacetime_zoo-{zoo.__version__}.dist-info"
 # -S leaves out site-packages' .pth files, which would lead back to this checkout; it is
 # put on the path by hand, behind the installation under test.
 IMPORT_ALL = """
@@ -88,7 +91,7 @@ def wheel(sources, tmp_path_factory):
 def test_the_wheel_holds_the_four_folders_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"zoo", "spacetime_zoo-0.1.0.dist-info"}
+    assert tops == {"zoo", INFO}
     expected = {"zoo/py.typed"}
     for folder in ("zoo", *FOLDERS):
         prefix = "" if folder == "zoo" else "zoo/"
@@ -101,12 +104,11 @@ def test_the_wheel_holds_the_four_folders_and_nothing_else(wheel):
 
 def test_the_wheel_declares_what_it_needs(wheel):
     archive = zipfile.ZipFile(wheel)
-    info = "spacetime_zoo-0.1.0.dist-info"
-    metadata = archive.read(f"{info}/METADATA").decode()
+    metadata = archive.read(f"{INFO}/METADATA").decode()
     assert "Requires-Python: >=3.11" in metadata
     assert "Requires-Dist: tensorflow>=" in metadata
     assert "Requires-Dist: pytest>=8; extra == " in metadata
-    commands = archive.read(f"{info}/entry_points.txt").decode()
+    commands = archive.read(f"{INFO}/entry_points.txt").decode()
     assert "zoo = zoo.__main__:main" in commands
     assert any(name.endswith("LICENSE") for name in archive.namelist())
 
@@ -116,7 +118,7 @@ def test_the_installed_wheel_imports(wheel, tmp_path):
     target = tmp_path / "site"
     pip("install", "--target", target, wheel, cwd=tmp_path)
     inside = {path.name for path in target.iterdir()} - {"bin"}
-    assert inside == {"zoo", "spacetime_zoo-0.1.0.dist-info"}
+    assert inside == {"zoo", INFO}
     printed = import_all(target, root=target, cwd=tmp_path)
     assert "t_resnet50" in printed
 

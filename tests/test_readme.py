@@ -86,7 +86,8 @@ def registered(text):
 def table_of_models(text):
     """Names in the first column of the README's table of models."""
     section = text.split("## What is here")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `(\w+)`", section, flags=re.M))
+    cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, flags=re.M)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -126,5 +127,5 @@ def test_a_false_promise_is_found(tmp_path):
     assert missing_names("zoo.load(1)\nzoo.info(1)\nzoo.sing()\n", front) == {"sing"}
     models = "@register(a=1)\ndef net():\n    pass\n\n\ndef helper():\n    pass\n"
     assert registered(models) == {"net"}
-    table = "## What is here\n\n| `net` | x |\n\n## More\n| `other` | y |\n"
-    assert table_of_models(table) == {"net"}
+    table = "## What is here\n\n| `net`, `b` | x |\n\n## More\n| `other` | y |\n"
+    assert table_of_models(table) == {"net", "b"}

@@ -15,7 +15,7 @@ if not _os.path.isdir(_os.path.join(_here, "layers")):
 
 from zoo.registry import info, list_models, register  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["features", "info", "list_models", "load", "register"]
 
 
@@ -33,7 +33,9 @@ def load(
         weights: None for a random start; "imagenet" where `info(name).weights` has
             it; a path of a `.keras` or `.weights.h5` file or of a folder written by
             training; or a trained `keras.Model`. Weights of the model's predecessor
-            (`info(name).warm_start`) start it: "resnet50" starts "t_resnet50".
+            (`info(name).warm_start`) start it: "resnet50" starts "t_resnet50". For a
+            network of two streams also {"appearance": ..., "motion": ...}, each one
+            of these.
         num_classes: size of the classifier; None takes that of the weights, or the
             model's own default. Another size than the weights' gets a new classifier,
             which is said once.
@@ -42,13 +44,16 @@ def load(
 
     Returns:
         A functional keras.Model from clips `rgb` [B, T, H, W, 3], RGB 0-255, uint8 or
-        float, any B, T, H, W, to class probabilities [B, num_classes].
+        float, any B, T, H, W, to class probabilities [B, num_classes]; or as
+        `info(name).inputs` says from `flow` [B, T, H, W, 20] in pixels. Networks of
+        two streams take a dict of both and return a dict, see `zoo.models.towers`.
 
     Raises:
         ValueError: unknown name, option or weights; weights of another architecture.
         FileNotFoundError: `weights` names no file.
 
-    Source: thesis 7.3.3 for starting a spatiotemporal network from a spatial one.
+    Source: thesis 7.3.3 for starting a spatiotemporal network from a spatial one, 4.3.5
+    and 5.4.1 for starting from two streams.
     """
     from zoo.weights.loading import load as load_model
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import zoo
+from zoo.models.testing import alone_or_all, inputs_of
 
 FILE = Path(__file__).with_name("golden_scores.json")
 RECORD = "ZOO_RECORD_GOLDEN"
@@ -22,6 +23,21 @@ CASES = {
     "resnet_tiny keras stem": ("resnet_tiny", {"stem": "keras"}),
     "t_resnet_tiny": ("t_resnet_tiny", {"temporal_scale": 1.0}),
     "t_resnet_tiny release": ("t_resnet_tiny", {"unit": "release"}),
+    "motion_resnet26_tiny": ("motion_resnet26_tiny", {}),
+    "vgg_tiny": ("vgg_tiny", {}),
+    "two_stream_vgg_tiny": ("two_stream_vgg_tiny", {"stream_weights": (1, 3)}),
+    "fusion_vgg_tiny": ("fusion_vgg_tiny", {}),
+    "fusion_vgg_tiny bilinear": (
+        "fusion_vgg_tiny",
+        {"method": "bilinear", "keep_motion": False, "pooling": "2d"},
+    ),
+    "st_resnet26_tiny": ("st_resnet26_tiny", {}),
+    "st_resnet26_tiny star": ("st_resnet26_tiny", {"temporal_pooling": "res5"}),
+    "st_mulnet26_tiny": ("st_mulnet26_tiny", {}),
+    "st_mulnet26_tiny both": (
+        "st_mulnet26_tiny",
+        {"connection": "residual_multiply_both", "temporal": "skip_average"},
+    ),
 }
 
 
@@ -33,16 +49,28 @@ def wave(shape, phase):
 def scores(name, options):
     """Raw scores of two clips under weights made of waves."""
     model = zoo.load(name, **options)
-    for phase, variable in enumerate(model.variables):
+    for phase, variable in enumerate(model.weights):
         kind, shape = variable.path.split("/")[-1], variable.shape
         value = wave(shape, phase)
         if kind == "kernel":
-            value *= np.sqrt(3 / np.prod(shape[:-1]))
+            value *= np.sqrt((9 if "vgg" in name else 3) / np.prod(shape[:-1]))
         elif kind in ("gamma", "moving_variance", "scale"):
             value = 1 + 0.2 * value
+            if kind == "gamma" and "mulnet" in name:
+                value *= 0.75  # products of streams grow with every stage
+        elif kind == "bias" and "vgg" in name:
+            value *= 0.1  # or biases drown the input
         variable.assign(value)
-    clips = np.arange(2 * 3 * 40 * 48 * 3).reshape(2, 3, 40, 48, 3) * 7 % 251
-    return zoo.features(model, ["logits"])(clips)["logits"].numpy()
+    size = (2, 5, 64, 64) if "26" in name or "vgg" in name else (2, 3, 40, 48)
+    clips = {
+        "rgb": np.arange(np.prod(size) * 3).reshape(*size, 3) * 7 % 251,
+        "flow": 9 * wave((*size, 20), 0).astype("float32"),
+    }
+    if size[2] == 64:  # such regular clips would look alike
+        clips["rgb"][1] //= 3
+        clips["flow"][1] *= -0.3
+    x = alone_or_all({kind: clips[kind] for kind in inputs_of(model)})
+    return zoo.features(model, ["logits"])(x)["logits"].numpy()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -53,7 +53,7 @@ def scores(name, options):
         kind, shape = variable.path.split("/")[-1], variable.shape
         value = wave(shape, phase)
         if kind == "kernel":
-            value *= np.sqrt((9 if "vgg" in name else 3) / np.prod(shape[:-1]))
+            value *= np.sqrt((12 if "vgg" in name else 3) / np.prod(shape[:-1]))
         elif kind in ("gamma", "moving_variance", "scale"):
             value = 1 + 0.2 * value
             if kind == "gamma" and "mulnet" in name:

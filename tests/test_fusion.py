@@ -340,7 +340,16 @@ def test_only_vgg_m_on_frames_has_its_second_normalisation(zero_weights):
         (NAME, {"fuse_at": []}, "must name at least one point"),
         (NAME, {"fuse_at": [["relu3", "relu4"]]}, r"relu3 of appearance .stride 4 pix"),
         (NAME, {"fuse_at": [["relu3"]]}, "is an endpoint, or a pair of endpoints"),
-        (NAME, {"fuse_at": "softmax"}, "method must be 'sum', got 'conv3d'"),
+        (
+            NAME,
+            {"fuse_at": "softmax"},
+            "must be 'sum' and keep_motion True, got 'conv3",
+        ),
+        (
+            NAME,
+            {"fuse_at": "softmax", "method": "sum", "keep_motion": False},
+            "got 'sum' and False",
+        ),
         (NAME, {"fuse_at": "fc8", "method": "concat"}, "leaves no scores; use 'sum'"),
         (NAME, {"method": "bilinear"}, "pooling='2d', since it sums over the pixels"),
         (

@@ -68,7 +68,7 @@ class ModelInfo:
             and f"{self.multiply_adds:.3g} G for one clip of {clip}",
             "endpoints": ", ".join(self.endpoints),
             "receptive field": "; ".join(
-                f"{endpoint} {'all' if t is None else t} frames x {s} pixels"
+                f"{endpoint} {_frames(t)} x {s} pixels"
                 for endpoint, (t, s) in self.receptive_field.items()
             ),
             "weights": ", ".join(self.weights) or "none published; trains from scratch",
@@ -78,6 +78,10 @@ class ModelInfo:
         }
         lines += [f"  {key:15} {value}" for key, value in rows.items() if value]
         return "\n".join(lines)
+
+
+def _frames(count):
+    return {None: "all frames", 1: "1 frame"}.get(count, f"{count} frames")
 
 
 def _predecessors(warm_start):

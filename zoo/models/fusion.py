@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from zoo import layers
 from zoo.models import vgg
-from zoo.models.classifier import require_classes
 from zoo.models.inputs import STREAMS, normalized
 from zoo.models.resnet import require
 from zoo.models.towers import towers
@@ -104,7 +103,8 @@ def fusion(
     Args:
         name: of the model. nets: keys of `vgg.VGGS`, of appearance and of motion.
         num_classes, classifier_activation: of the classifiers.
-        method: a key of `METHODS`, eq. 3.1-3.6.
+        method: a key of `METHODS`, eq. 3.1-3.6. "bilinear" leaves out fc6 and fc7; a
+            linear layer trained with the network takes the place of the SVM.
         fuse_at: an endpoint of Table 2.1 that both towers have (relu5, fc6, fc8), a
             list of them, or for towers of different kinds a list of pairs of
             endpoints of equal stride, [["relu5_3", "relu5"]]. None is the last ReLU
@@ -132,22 +132,20 @@ def fusion(
             VGGS[net], num_classes, dropout, vgg.without_in(kind), f"{stream}_"
         )
     points = fusion_points(fuse_at, nets, plans)
-    require_possible(method, points, pooling)
+    require_possible(method, points, pooling, keep_motion)
     if pooling == "3d":
         plans = {k: with_time_pooling(k, plan) for k, plan in plans.items()}
-    ends = [motion for _, motion in points]
-    if points and not keep_motion:
-        plans["motion"] = up_to(ends[-1], plans["motion"])
-    if method == "bilinear":
-        plans["appearance"] = up_to(points[-1][0], plans["appearance"])
+    if not keep_motion:
+        plans["motion"] = up_to(points[-1][1], plans["motion"])
+    if method == "bilinear":  # its descriptor is classified: no pool5, fc6, fc7
+        plan = plans["appearance"]
+        plans["appearance"] = [*up_to(points[-1][0], plan), plan[-1]]
     motion = run(inputs["flow"], plans["motion"], "motion")
     fuse = partial(METHODS[method], VARIANTS[variant], pad=nets[0] != nets[1])
     signals = {a: motion[m] for a, m in points}
     appearance = run(inputs["rgb"], plans["appearance"], "appearance", signals, fuse)
-    scores = {"appearance": appearance.get("fc8")}
-    if method == "bilinear":
-        scores["appearance"] = bilinear_scores(appearance[points[-1][0]], num_classes)
-    if not points or keep_motion:
+    scores = {"appearance": appearance["fc8"]}
+    if keep_motion:
         scores["motion"] = motion["fc8"]
     return towers(name, inputs, scores, classifier_activation, stream_weights)
 
@@ -183,16 +181,6 @@ def up_to(endpoint, plan):
     """The steps up to an endpoint: a tower cut off (thesis Fig. 3.1, left)."""
     last = [step.endpoint for step in plan].index(endpoint)
     return plan[: last + 1]
-
-
-def bilinear_scores(x, num_classes):
-    """Scores of the bilinear descriptor, for which fc6 and fc7 are left out.
-
-    A linear classifier trained with the network takes the place of the SVM.
-
-    Source: thesis 3.3.1, eq. 3.5.
-    """
-    return vgg.scores(require_classes(num_classes), "appearance_fc8")(x)
 
 
 def fusion_points(fuse_at, nets, plans):
@@ -260,13 +248,13 @@ def require_point(point, strides):
         )
 
 
-def require_possible(method, points, pooling):
+def require_possible(method, points, pooling, keep_motion):
     """Raises ValueError where a method does not work (thesis 3.3.1, 3.4.1)."""
     names = [a for a, _ in points]
-    if not points and method != "sum":
+    if not points and (method != "sum" or not keep_motion):
         raise ValueError(
-            f"Fusion at the softmax averages scores; method must be 'sum', got "
-            f"{method!r}."
+            "Fusion at the softmax averages the scores of both towers: method must be "
+            f"'sum' and keep_motion True, got {method!r} and {keep_motion}."
         )
     if method == "concat" and "fc8" in names:
         raise ValueError(

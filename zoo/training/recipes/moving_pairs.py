@@ -3,8 +3,8 @@
 Two textured discs move in every clip, one to the left and one to the right; the class
 is which of them moves which way. The promise: each stream alone and their late fusion
 guess (50 %), networks that fuse or connect the streams at the level of features get
-nearly all right. `benchmarks/experiments/what_moves_where.py` makes the clips, runs all of these
-with three seeds, and prints the table.
+nearly all right. `make pairs` makes the clips, runs all of these with three seeds, and
+prints the table.
 
     zoo train moving_pairs_st_mulnet --data train/videos --flow train/flow \\
         --validation test/videos --out run

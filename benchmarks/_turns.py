@@ -265,7 +265,8 @@ class Side:
 
     def ask(self, command):
         """Sends a command and returns the answer."""
-        print(command, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(command, file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
@@ -279,7 +280,8 @@ class Side:
         return self
 
     def __exit__(self, *error):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+            self._process.stdin.close()
         self._process.wait()
 
 

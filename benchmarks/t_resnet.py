@@ -7,8 +7,8 @@ Forward pass and training step (cross-entropy, SGD with momentum) of
 `zoo.load("t_resnet50")` and of `peers/t_resnet_torch.py`, in PyTorch's default layout
 and in channels-last, with the same weights and the same clips; the largest difference
 of their answers is printed first. Medians over the pairs and medians of the paired
-ratios are printed. How the sides take turns, what a turn is and what the machine's
-convolution peak: see `_turns.py`.
+ratios are printed. `_turns.py` says how the sides take turns, what a turn is, and how
+the machine's convolution peak is measured.
 """
 
 import tempfile
@@ -45,6 +45,7 @@ class Zoo(turns.Zoo):
 
 def torch_side(clips, weights, last):
     """The peer's side."""
+    from peers import resnet_torch
     from peers import t_resnet_torch as peer
     from torch.nn.functional import cross_entropy
 
@@ -52,7 +53,7 @@ def torch_side(clips, weights, last):
     with np.load(weights) as variables:
         peer.load(net, dict(variables))
     if last:
-        peer.channels_last(net)
+        resnet_torch.channels_last(net)
     return turns.Torch(net, cross_entropy, *draw_clips(clips), last)
 
 

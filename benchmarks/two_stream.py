@@ -15,9 +15,9 @@ The forward pass is that of testing: 25 chunks (an RGB frame with its stack of f
   temporal convolutions. The ratio of their times over the ratio of their multiply-adds
   is what the connections cost beyond their arithmetic.
 
-Medians over the pairs and medians of the paired ratios are printed. How the sides take
-turns, what a turn is and what the machine's convolution peak: see `_turns.py`. Weights
-are random, with moving statistics that fit them.
+Medians over the pairs and medians of the paired ratios are printed. `_turns.py` says
+how the sides take turns, what a turn is, and how the machine's convolution peak is
+measured. Weights are random, with moving statistics that fit them.
 """
 
 import statistics
@@ -56,9 +56,12 @@ class Zoo(turns.Zoo):
     """Our side."""
 
     def __init__(self, model, clips, weights):
+        import keras
+
         import zoo
         from zoo.understanding import multiply_adds
 
+        keras.utils.set_random_seed(0)
         net = zoo.load(model, num_classes=CLASSES, classifier_activation=None)
         super().__init__(net, *draw_clips(clips), weights)
         forward, step = (2 * clips * multiply_adds(net, c) for c in CHUNKS.values())

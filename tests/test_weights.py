@@ -143,6 +143,17 @@ def test_assumed_stem_is_said(spatial, tmp_path, caplog):
     assert "does not say which stem" in caplog.text
 
 
+def test_a_folder_knows_its_stem(spatial, tmp_path, caplog):
+    for stem in ({}, {"stem": "keras"}):
+        record = folder.ModelRecord("resnet_tiny", 8, options=stem)
+        folder.save(tmp_path / "m", spatial, record)
+        with caplog.at_level("WARNING", logger="absl"):
+            loaded = zoo.load("t_resnet_tiny", weights=tmp_path / "m")
+        padding = STEMS[stem.get("stem", "caffe")].pool_padding
+        assert loaded.get_layer("pool1").padding == padding
+    assert not caplog.records
+
+
 def test_headless_weights_say_so(spatial, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         trunk = zoo.features(spatial, ["res5"])

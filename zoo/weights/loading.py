@@ -131,7 +131,11 @@ def _read(info, path):
     if path.is_dir():
         record = folder.load_record(path)
         found = read_h5(path / folder.WEIGHTS)
-        return Weights(f"{path} ({record.name})", found.layers, record.options)
+        # A record has the options that were given; the stem of others is the default.
+        defaults = registry.info(record.name).options
+        stem = {"stem": defaults["stem"]} if "stem" in defaults else {}
+        options = {**stem, **record.options}
+        return Weights(f"{path} ({record.name})", found.layers, options)
     if path.name.endswith(".keras"):
         model = _load_keras(path)
         return weights_of(model, _stem_of(model))

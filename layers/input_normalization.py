@@ -110,7 +110,8 @@ class FlowNormalization(keras.layers.Layer):
         x = ops.cast(x, keras.backend.result_type(self.compute_dtype, "float32"))
         self._require_pixels(x)
         x = ops.clip(x, -self.bound, self.bound)
-        return ops.cast(x * (127.5 / self.bound) + self.offset, self.compute_dtype)
+        x = x * (127.5 / self.bound)
+        return ops.cast(x + self.offset if self.offset else x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

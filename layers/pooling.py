@@ -62,13 +62,33 @@ class SpatialMaxPooling(keras.layers.Layer):
     def call(self, x):
         self._require_room(x.shape)
         frames = fold_time(x)
-        if any(self.padding):
+        same = all(self._is_same(size) for size in x.shape[2:4])
+        if any(self.padding) and not same:
             pad = ((0, 0), self.padding, self.padding, (0, 0))
             frames = ops.pad(frames, pad, constant_values=float("-inf"))
         y = ops.max_pool(
-            frames, self.pool_size, self.strides, data_format="channels_last"
+            frames,
+            self.pool_size,
+            self.strides,
+            padding="same" if same else "valid",
+            data_format="channels_last",
         )
         return unfold_time(y, like=x)
+
+    def _is_same(self, size):
+        """Whether Keras' padding "same" makes the same windows, without a copy.
+
+        It depends on the remainder of the size; an unknown one must be so for all.
+        """
+        if size is None:
+            far = self.pool_size * self.strides
+            return all(map(self._is_same, range(far, far + self.strides)))
+        windows = -(-size // self.strides)
+        total = max((windows - 1) * self.strides + self.pool_size - size, 0)
+        ours = window_output(
+            size, self.pool_size, self.strides, padding=sum(self.padding)
+        )
+        return ours == windows and total // 2 == self.padding[0]
 
     def compute_output_shape(self, input_shape):
         batch, time, height, width, channels = input_shape
@@ -123,7 +143,9 @@ class SlidingAveragePooling(keras.layers.Layer):
 
     def _averages(self, size, dtype):
         """[positions, size], each row the average over one window."""
-        window = ops.minimum(self.window, size)
+        # A size known while tracing stays a number, which JAX needs for `arange`.
+        smaller = min if isinstance(size, int) else ops.minimum
+        window = smaller(self.window, size)
         offset = ops.arange(size)[None, :] - ops.arange(size - window + 1)[:, None]
         inside = ops.logical_and(offset >= 0, offset < window)
         return ops.cast(inside, dtype) / ops.cast(window, dtype)

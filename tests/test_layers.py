@@ -120,6 +120,18 @@ CASES = [
         lambda x, w: references.spatial_max_pool(x, 3, 2, (1, 1)),
     ),
     Case(
+        "spatial_max_2",
+        lambda **kw: layers.SpatialMaxPooling(2, 2, (0, 1), **kw),
+        (2, 3, 8, 7, 3),
+        lambda x, w: references.spatial_max_pool(x, 2, 2, (0, 1)),
+    ),
+    Case(
+        "spatial_max_even",
+        lambda **kw: layers.SpatialMaxPooling(3, 2, (0, 1), **kw),
+        (2, 3, 8, 6, 3),
+        lambda x, w: references.spatial_max_pool(x, 3, 2, (0, 1)),
+    ),
+    Case(
         "sliding_average",
         lambda **kw: layers.SlidingAveragePooling(4, **kw),
         (2, 3, 9, 3, 3),
@@ -450,6 +462,23 @@ def test_rejects_what_is_no_clip(case):
 def test_errors_name_value_and_accepted(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("size", range(5, 10))
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (3, 3), (2, 1), (5, 2)])
+@pytest.mark.parametrize("padding", [(0, 0), (0, 1), (1, 1), (1, 0)])
+def test_max_pooling_at_every_size(size, window, padding):
+    """Whether or not the padding can be left to Keras."""
+    x = random_clip((1, 1, size, size + 1, 2))
+    layer = layers.SpatialMaxPooling(*window, padding)
+    expected = references.spatial_max_pool(x, *window, padding)
+    np.testing.assert_array_equal(layer(x), expected)
+    free = keras.Input((None, None, None, 2))
+    graph = tf.function(keras.Model(free, layer(free)))
+    spec = tf.TensorSpec([None] * 4 + [2], tf.float32)
+    np.testing.assert_array_equal(
+        tf.function(graph, input_signature=[spec])(x), expected
+    )
 
 
 @pytest.mark.parametrize("name", ["centre", "average", "high_pass"])

@@ -98,13 +98,13 @@ class Reader:
         if self.cache is not None:
             frames = self.cache.frames(path, self.shorter_side)
             return frames[choose(len(frames))]
-        return self._video(path, choose).frames
+        return self._video(path, choose, self.verify_count).frames
 
-    def _video(self, path, choose):
+    def _video(self, path, choose, verify_count):
         video = read_video(
             path,
             choose,
-            verify_count=self.verify_count,
+            verify_count=verify_count,
             shorter_side=self.shorter_side,
             strict=self.on_damage is None,
         )
@@ -113,20 +113,47 @@ class Reader:
         return video
 
     def _stored(self, path, choose):
-        """The number of frames is that of the fields plus one; files are read."""
+        """Reads fields from files; without "rgb" the video itself isn't opened."""
         if self.cache is not None:
             codes = self.cache.fields(path, self.flow)
             count = len(codes)
         else:
             codes, count = None, self.flow.count(path)
-        frames = choose(count + 1)
-        fields = stack_fields(frames, count)
+        clip = {}
+        if "rgb" in self.inputs:
+            chosen, clip["rgb"] = self._frames_beside(path, count, choose)
+        else:
+            chosen = choose(count + 1)
+        fields = stack_fields(chosen, count)
         wanted, places = np.unique(fields, return_inverse=True)
         codes = self.flow.fields(path, wanted) if codes is None else codes[wanted]
-        clip = {"flow": _stacks(codes, places.reshape(fields.shape))}
-        if "rgb" in self.inputs:
-            clip["rgb"] = self._frames(path, lambda _: frames)
-        return clip
+        return {"flow": _stacks(codes, places.reshape(fields.shape)), **clip}
+
+    def _frames_beside(self, path, fields, choose):
+        """Chosen numbers and frames of a video of which so many fields are stored.
+
+        Where the header's number of frames doesn't go with the fields, the decoded
+        one decides: headers may be wrong, and so may folders of flow.
+        """
+        if self.cache is not None:
+            frames = self.cache.frames(path, self.shorter_side)
+            _require_agreement(fields, len(frames))
+            chosen = choose(min(len(frames), fields + 1))
+            return chosen, frames[chosen]
+        chosen = None
+
+        def numbers(count):
+            nonlocal chosen
+            agree = _agree(fields, count)
+            chosen = choose(min(count, fields + 1)) if agree else np.array([0])
+            return chosen
+
+        video = self._video(path, numbers, self.verify_count)
+        if not video.complete and not _agree(fields, video.declared):
+            video = self._video(path, numbers, True)
+        if video.complete:
+            _require_agreement(fields, video.decoded)
+        return chosen, video.frames
 
     def _cached(self, path, choose):
         frames = self.cache.frames(path, self.shorter_side)
@@ -146,7 +173,7 @@ class Reader:
                 np.concatenate([chosen, fields.ravel(), fields.ravel() + 1])
             )
 
-        video = self._video(path, needed)
+        video = self._video(path, needed, self.verify_count)
         place = {number: i for i, number in enumerate(video.indices.tolist())}
         wanted, places = np.unique(choice["fields"], return_inverse=True)
         codes = np.stack(
@@ -172,6 +199,19 @@ def _around(choose):
         return first + np.asarray(choose(number))
 
     return chosen
+
+
+def _agree(fields, frames):
+    """Whether fields lie between so many frames; some extractors repeat the last."""
+    return fields in (frames - 1, frames)
+
+
+def _require_agreement(fields, frames):
+    if not _agree(fields, frames):
+        raise VideoError(
+            f"{fields} fields of flow belong to {fields + 1} frames, the video has "
+            f"{frames}; extract its flow again"
+        )
 
 
 def _stacks(codes, places):

@@ -7,6 +7,7 @@ import pytest
 from tests import video_files
 from zoo.datasets import FrameCache, VideoError, VideoList, flow_source
 from zoo.datasets import flow as flows
+from zoo.datasets import video as video_module
 from zoo.datasets.chunks import Reader
 from zoo.datasets.flow import (
     METHODS,
@@ -209,6 +210,50 @@ class TestReader:
         assert list(clip) == ["flow"]
         with pytest.raises(VideoError, match="not a video file"):
             Reader(("flow", "rgb"), stored).read(path, take(0))
+
+    @pytest.mark.parametrize("cache", [False, True])
+    @pytest.mark.parametrize("verify_count", [False, True])
+    @pytest.mark.parametrize("fields", [COUNT - 8, COUNT - 2, COUNT + 1, COUNT + 9])
+    def test_fields_of_another_number_of_frames(
+        self, videos, tmp_path, cache, verify_count, fields
+    ):
+        write_fields(tmp_path / "other", "run/v0", numbered(fields + 1))
+        reader = Reader(
+            ("rgb", "flow"),
+            FlowFolder(tmp_path / "other"),
+            cache=FrameCache() if cache else None,
+            verify_count=verify_count,
+        )
+        message = f"run/v0.avi: {fields} fields of flow belong to {fields + 1} frames, "
+        with pytest.raises(VideoError, match=f"{message}the video has {COUNT}; extra"):
+            reader.read(videos.paths[0], take(0, -1))
+
+    @pytest.mark.parametrize("cache", [False, True])
+    def test_a_repeated_last_field_changes_nothing(
+        self, videos, stored, tmp_path, cache
+    ):
+        """Some extractors write as many fields as there are frames."""
+        codes = numbered()
+        write_fields(tmp_path / "other", "run/v0", [*codes, codes[-1]])
+        cache = FrameCache() if cache else None
+        found, expected = (
+            Reader(("rgb", "flow"), source, cache=cache).read(
+                videos.paths[0], lambda count: np.arange(count)
+            )
+            for source in (FlowFolder(tmp_path / "other"), stored)
+        )
+        for kind in expected:
+            np.testing.assert_array_equal(found[kind], expected[kind])
+
+    @pytest.mark.parametrize("declared", [COUNT - 3, COUNT + 1])
+    def test_the_decoded_number_decides(self, videos, stored, monkeypatch, declared):
+        """Of training, too, which does not count frames where header and flow agree."""
+        expected = Reader(("rgb", "flow"), stored).read(videos.paths[0], take(0, -1))
+        monkeypatch.setattr(video_module, "_declared", lambda *args: (declared, 0))
+        reader = Reader(("rgb", "flow"), stored, verify_count=False)
+        found = reader.read(videos.paths[0], take(0, -1))
+        for kind in expected:
+            np.testing.assert_array_equal(found[kind], expected[kind])
 
     @pytest.mark.parametrize("inputs", [("flow",), ("rgb", "flow"), ("rgb",)])
     def test_a_cache_changes_nothing(self, videos, stored, inputs):

@@ -199,6 +199,29 @@ def test_evaluation_needs_flow_too(pairs):
     assert results.count() == 6
 
 
+@pytest.mark.parametrize("cache", ["0", "64"])
+@pytest.mark.parametrize("number", [8, 20])
+def test_training_names_flow_of_other_videos(tmp_path, capsys, number, cache):
+    """Fields too few or too many make a bad video, with and without a cache."""
+    pairs = write_moving_pairs(tmp_path / "pairs", 1, size=(64, 64), frames=14)
+    for folder in (pairs / "flow").glob("*/*/*"):
+        first = (folder / "frame000001.jpg").read_bytes()
+        for file in folder.iterdir():
+            file.unlink()
+        for i in range(number):
+            (folder / f"frame{i + 1:06d}.jpg").write_bytes(first)
+    code, _, error = run(
+        capsys, "train", "--model", "two_stream_vgg_tiny", "--out",
+        str(tmp_path / "run"), "--data", str(pairs / "videos"), "--flow",
+        str(pairs / "flow"), "--cache_mib", cache, "--set=frames=1",
+        "--set=stride=(1, 1)", "--set=size=64", "--set=batch_size=2",
+        "--set=shorter_side=64", "--set=epochs=1",
+    )  # fmt: skip
+    assert code == 2
+    belong = f"{number} fields of flow belong to {number + 1} frames, the video has 14"
+    assert f"{belong}; extract its flow again" in error
+
+
 @pytest.mark.slow
 def test_from_videos_and_flow_to_a_served_prediction(pairs, tmp_path, capsys):
     """zoo train, evaluate, predict, export, and predict again from the export."""

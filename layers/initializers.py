@@ -1,14 +1,14 @@
 """Initialisations of new kernels that keep a trained network intact.
 
 Source: thesis eq. 4.5 (inflation of a spatial kernel), eq. 5.8-5.9 (feature identity
-times a temporal filter; the filters are those of Table 5.3 and of the released code),
+times a temporal filter; the filters are those of Table 5.3),
 section 3.3.5 (identity and Gaussian of a fusion kernel).
 """
 
 import keras
 from keras import ops
 
-FILTERS = ("centre", "average", "high_pass")
+FILTERS = ("centre", "average")
 ORDERS = ("interleaved", "block")  # of concatenated channels, eq. 3.3 and release
 
 
@@ -16,14 +16,13 @@ def temporal_filter(name, taps):
     """The one-dimensional filter f of eq. 5.9 as a list of `taps` numbers, sum 1.
 
     Args:
-        name: "centre" (1 at the middle tap), "average" (1/taps everywhere) or
-            "high_pass" (middle tap `taps`, all others -1: [-1, 3, -1] at 3 taps).
+        name: "centre" (1 at the middle tap) or "average" (1/taps everywhere).
         taps: length, odd.
 
     Raises:
         ValueError: unknown name or even number of taps.
 
-    Source: thesis eq. 5.9 and Table 5.3; the high-pass filter is the released code's.
+    Source: thesis eq. 5.9 and Table 5.3.
     """
     if name not in FILTERS:
         raise ValueError(
@@ -33,8 +32,7 @@ def temporal_filter(name, taps):
         raise ValueError(f"A temporal filter needs an odd number of taps, got {taps}.")
     if name == "average":
         return [1 / taps] * taps
-    middle, others = (1.0, 0.0) if name == "centre" else (float(taps), -1.0)
-    return [middle if t == taps // 2 else others for t in range(taps)]
+    return [1.0 if t == taps // 2 else 0.0 for t in range(taps)]
 
 
 def inflate(kernel, taps):
@@ -57,7 +55,7 @@ class FeatureIdentity(keras.initializers.Initializer):
     """Identity between channels times a temporal filter: kernel = f (x) 1.
 
     Args:
-        filter: "centre", "average" or "high_pass", see `temporal_filter`.
+        filter: "centre" or "average", see `temporal_filter`.
 
     Raises:
         ValueError: unknown filter, or a kernel that changes the number of channels.

@@ -24,9 +24,8 @@ class TemporalConv(keras.layers.Layer):
 
     The thesis starts its kernels in three ways, all given by `kernel_initializer`:
     random (chapter 7, the default here; the released code draws them from a normal
-    distribution of deviation 0.01), `FeatureIdentity("centre" | "average" |
-    "high_pass")` (chapter 5), and `Inflated()` for a 1x1 convolution spread over
-    time (chapter 4).
+    distribution of deviation 0.01), `FeatureIdentity("centre" | "average")`
+    (chapter 5), and `Inflated()` for a 1x1 convolution spread over time (chapter 4).
 
     Args:
         filters: number of output channels; None keeps that of the input.

@@ -340,6 +340,25 @@ def test_only_vgg_m_on_frames_has_its_second_normalisation(zero_weights):
         (NAME, {"fuse_at": []}, "must name at least one point"),
         (NAME, {"fuse_at": [["relu3", "relu4"]]}, r"relu3 of appearance .stride 4 pix"),
         (NAME, {"fuse_at": [["relu3"]]}, "is an endpoint, or a pair of endpoints"),
+        *(
+            (NAME, {"fuse_at": value}, "fuse_at must be None, .* tower has relu1, relu")
+            for value in (5, True, {"relu5": 1}, np.array(["relu5"]))
+        ),
+        *(
+            (NAME, {"fuse_at": value}, "a pair of endpoints .* appearance has relu1, ")
+            for value in ([5], [None], [["relu5", 5]], [{"relu5": 1}])
+        ),
+        *(
+            (NAME, {**SUM, "keep_motion": value}, "keep_motion must be True or False")
+            for value in ("no", None, 0)
+        ),
+        (NAME, {"method": ["sum"]}, r"Unknown method \['sum'\]; accepted are sum"),
+        (NAME, {"pooling": {}}, r"Unknown pooling \{\}; accepted are 2d, 3d"),
+        (
+            NAME,
+            {**SUM, "stream_weights": (1, 3)},
+            r"weigh the scores of two towers, .* keep the motion tower, got \(1, 3\)",
+        ),
         (
             NAME,
             {"fuse_at": "softmax"},

@@ -126,6 +126,8 @@ def fusion(
     require("method", method, METHODS)
     require("pooling", pooling, POOLINGS)
     require("variant", variant, VARIANTS)
+    if not isinstance(keep_motion, bool):
+        raise ValueError(f"keep_motion must be True or False, got {keep_motion!r}.")
     inputs, plans = two_inputs(), {}
     for (stream, kind), net in zip(STREAMS.items(), nets, strict=True):
         plans[stream] = vgg.steps(
@@ -195,13 +197,19 @@ def fusion_points(fuse_at, nets, plans):
 
     Source: thesis 3.3.2.
     """
-    if fuse_at == SOFTMAX:
+    if isinstance(fuse_at, str) and fuse_at == SOFTMAX:
         return ()
     if fuse_at is None:
         return (tuple(VGGS[net].last_relu for net in nets),)
-    fuse_at = [fuse_at] if isinstance(fuse_at, str) else list(fuse_at)
-    points = [(p, p) if isinstance(p, str) else tuple(p) for p in fuse_at]
     strides = [strides_of(plans[stream]) for stream in STREAMS]
+    points = [fuse_at] if isinstance(fuse_at, str) else fuse_at
+    if not isinstance(points, list | tuple):
+        raise ValueError(
+            "fuse_at must be None, 'softmax', an endpoint or a list of endpoints or of "
+            f"pairs of them, got {fuse_at!r}; the appearance tower has "
+            f"{', '.join(strides[0])}, the motion tower {', '.join(strides[1])}."
+        )
+    points = [(p, p) if isinstance(p, str) else p for p in points]
     for point in points:
         require_point(point, strides)
     for names, number in zip(strides, (0, 1), strict=True):
@@ -211,7 +219,7 @@ def fusion_points(fuse_at, nets, plans):
                 f"fuse_at {fuse_at!r} must name at least one point, each once and in "
                 "the order of the network."
             )
-    return tuple(points)
+    return tuple(map(tuple, points))
 
 
 def strides_of(plan):
@@ -227,10 +235,12 @@ def strides_of(plan):
 
 def require_point(point, strides):
     """Raises ValueError unless both towers can meet at a point (thesis 3.3.2)."""
-    if len(point) != 2:
+    pair = isinstance(point, list | tuple) and len(point) == 2
+    if not pair or not all(isinstance(name, str) for name in point):
         raise ValueError(
             f"A fusion point is an endpoint, or a pair of endpoints of appearance and "
-            f"motion, got {point!r}."
+            f"motion, got {point!r}; appearance has {', '.join(strides[0])}, motion "
+            f"{', '.join(strides[1])}."
         )
     for stream, name, known in zip(STREAMS, point, strides, strict=True):
         if name not in known:

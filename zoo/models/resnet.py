@@ -60,7 +60,7 @@ NETS = {
 
 def require(option, value, accepted):
     """Raises ValueError unless `value` is accepted, e.g. a unit of section 7.3."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(
             f"Unknown {option} {value!r}; accepted are {', '.join(accepted)}."
         )

@@ -3,6 +3,7 @@
 All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each layer.
 """
 
+from zoo.layers._clip import same_size_as
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
 from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
@@ -57,4 +58,5 @@ __all__ = [
     "TemporalConvNorm",
     "TemporalMaxPooling",
     "inflate",
+    "same_size_as",
 ]

@@ -4,6 +4,7 @@ Source: the flattening of time into the batch is that of the thesis' released co
 (frames of a video are neighbours in the batch); the rest is arithmetic.
 """
 
+import keras
 from keras import ops
 
 
@@ -68,6 +69,38 @@ def require_one_of_stride_and_dilation(layer, strides, dilation_rate):
             f"{layer}: strides ({strides}) and dilation_rate ({dilation_rate}) cannot "
             "both exceed 1; set one of them to 1."
         )
+
+
+def same_size_as(x, like):
+    """`x`, of the same batch, frames, rows and columns as `like`, or an error.
+
+    Sizes that are known beforehand are compared by the layers, with better words. Those
+    that are not are compared here, whenever a graph runs: a size of 1 would broadcast
+    without a word. Nothing is copied.
+
+    Args:
+        x, like: tensors of equal rank, channels last.
+
+    Returns:
+        `x`; a graph fails in "streams_of_different_size" if a size is another.
+    """
+    if None not in (*x.shape[:-1], *like.shape[:-1]):
+        return x
+    pairs = zip(ops.shape(x)[:-1], ops.shape(like)[:-1], strict=True)
+    with keras.name_scope("streams_of_different_size"):
+        sizes = [_size_if_equal(a, b) for a, b in pairs]
+        return ops.reshape(x, (*sizes, x.shape[-1]))
+
+
+def _size_if_equal(a, b):
+    """A where both sizes are equal; else -1 - a, of which no tensor can be.
+
+    Plain arithmetic, since a choice between integers would leave a GPU waiting.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return a
+    differ = ops.minimum((a - b) * (a - b), 1)
+    return a - differ * (2 * a + 1)
 
 
 def value_if_known(scalar):

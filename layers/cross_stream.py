@@ -6,7 +6,7 @@ Source: thesis eq. 4.2 (additive) and 5.5 (multiplicative interaction).
 import keras
 from keras import ops
 
-from zoo.layers._clip import require_clip
+from zoo.layers._clip import require_clip, same_size_as
 
 INTERACTIONS = {"add": ops.add, "multiply": ops.multiply}
 
@@ -23,14 +23,15 @@ class CrossStream(keras.layers.Layer):
         interaction: "add" (eq. 4.2, 5.2) or "multiply" (eq. 5.5).
 
     Raises:
-        ValueError: an unknown interaction, or maps of different shapes.
+        ValueError: an unknown interaction, or maps of different shapes; where shapes
+            are not known beforehand, an error of the backend when the graph runs.
 
     Source: thesis eq. 4.2, 5.5.
     """
 
     def __init__(self, interaction="multiply", **kwargs):
         super().__init__(**kwargs)
-        if interaction not in INTERACTIONS:
+        if interaction not in list(INTERACTIONS):
             raise ValueError(
                 f"Unknown interaction {interaction!r}; accepted are "
                 f"{', '.join(INTERACTIONS)}."
@@ -55,7 +56,8 @@ class CrossStream(keras.layers.Layer):
     def call(self, inputs):
         # Again at every call: a single frame would broadcast against many.
         self._require_same([tuple(x.shape) for x in inputs])
-        return INTERACTIONS[self.interaction](*inputs)
+        x, signal = inputs
+        return INTERACTIONS[self.interaction](x, same_size_as(signal, x))
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]

@@ -1,16 +1,21 @@
 """Fusion of two streams: one map out of an appearance map and a motion map.
 
 All take the pair [x^a, x^b] of maps [B, T, H, W, C], channels at the same pixel being
-put in correspondence. Where one map is a little smaller, as VGG-M's 13 x 13 is beside
-VGG-16's 14 x 14, `pad=True` adds rows and columns of zeros at its bottom and right.
+put in correspondence. Maps of different length or size are refused, when a graph runs
+if their shapes are not known before. Where one map is a little smaller, as VGG-M's
+13 x 13 is beside VGG-16's 14 x 14, `pad=True` adds rows and columns of zeros at its
+bottom and right.
 
 Source: thesis section 3.3.1, eq. 3.1-3.6; section 3.3.2 for the padding.
 """
 
+import math
+import numbers
+
 import keras
 from keras import ops
 
-from zoo.layers._clip import require_clip, require_positive
+from zoo.layers._clip import require_clip, require_positive, same_size_as
 from zoo.layers.initializers import ORDERS, FusionIdentity
 
 
@@ -56,7 +61,8 @@ class _Fusion(keras.layers.Layer):
 
     def _pair(self, inputs):
         self._require_pair([tuple(x.shape) for x in inputs])
-        return _padded(inputs) if self.pad else inputs
+        a, b = _padded(inputs) if self.pad else inputs
+        return a, same_size_as(b, a)
 
     def compute_output_shape(self, input_shape):
         self._require_pair(input_shape)
@@ -299,6 +305,25 @@ def _require_order(order):
         )
 
 
+def _stream_weights(weights):
+    """Weights of the streams as a tuple of floats (thesis 3.4.3).
+
+    Raises:
+        ValueError: anything but a list or tuple of finite, positive numbers.
+    """
+    if not isinstance(weights, list | tuple) or not all(map(_is_weight, weights)):
+        raise ValueError(
+            "stream_weights must be a pair of positive numbers such as (1, 3), got "
+            f"{weights!r}."
+        )
+    return tuple(float(w) for w in weights)
+
+
+def _is_weight(x):
+    number = isinstance(x, numbers.Real) and not isinstance(x, bool)
+    return number and 0 < x < math.inf
+
+
 @keras.saving.register_keras_serializable(package="zoo")
 class StreamAverage(keras.layers.Layer):
     """Late fusion: weighted mean of the streams' raw scores, [B, K] each -> [B, K].
@@ -309,19 +334,15 @@ class StreamAverage(keras.layers.Layer):
             have the size of a stream's.
 
     Raises:
-        ValueError: no positive weights, or another number of streams.
+        ValueError: weights that are no finite, positive numbers, or another number of
+            streams.
 
     Source: thesis 3.4.3 and 5.5.3.
     """
 
     def __init__(self, weights=(1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
-        numbers = all(isinstance(w, int | float) for w in weights)
-        if not weights or not numbers or min(weights) <= 0:
-            raise ValueError(
-                f"StreamAverage: weights must be positive numbers, got {weights!r}."
-            )
-        self.weights_of_streams = tuple(float(w) for w in weights)
+        self.weights_of_streams = _stream_weights(weights)
 
     def build(self, input_shape):
         if len(input_shape) != len(self.weights_of_streams):
@@ -333,6 +354,7 @@ class StreamAverage(keras.layers.Layer):
     def call(self, inputs):
         total = sum(self.weights_of_streams)
         shares = [w / total for w in self.weights_of_streams]
+        inputs = [same_size_as(x, inputs[0]) for x in inputs]
         return sum(s * x for s, x in zip(shares, inputs, strict=True))
 
     def compute_output_shape(self, input_shape):

@@ -1,8 +1,8 @@
 """Initialisations of new kernels that keep a trained network intact.
 
 Source: thesis eq. 4.5 (inflation of a spatial kernel), eq. 5.8-5.9 (feature identity
-times a temporal filter; the filters are those of Table 5.3),
-section 3.3.5 (identity and Gaussian of a fusion kernel).
+times a temporal filter; the filters are those of Table 5.3), section 3.3.5 (identity
+and Gaussian of a fusion kernel).
 """
 
 import keras

@@ -4,6 +4,8 @@ Source: thesis 3.3.5 (flow clipped at 20 pixels and stored in 8 bits); the means
 those of the ImageNet networks the thesis starts from.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -70,9 +72,10 @@ class FlowNormalization(keras.layers.Layer):
             subtracts 128: an offset of -0.5 reproduces it.
 
     Raises:
-        ValueError: a bound that is not positive, an odd number of channels, or
+        ValueError: a bound that is not positive, an odd number of channels, NaN, or
             8-bit codes (0-255) instead of pixels. The codes are told by their mean,
-            wherever the values can be seen: not while a graph is traced.
+            wherever the values can be seen: not in a graph, so neither in `model.fit`
+            and `model.predict` nor under `tf.function`.
 
     Source: thesis 3.3.5, displacements clipped at 20 pixels.
     """
@@ -97,6 +100,11 @@ class FlowNormalization(keras.layers.Layer):
 
     def _require_pixels(self, x):
         mean = value_if_known(ops.mean(x))
+        if mean is not None and not math.isfinite(mean):
+            raise ValueError(
+                f"FlowNormalization ({self.name}) takes finite flow, this one "
+                "holds NaN or infinite values; compute it again."
+            )
         if mean is not None and mean > 2 * self.bound:
             raise ValueError(
                 f"FlowNormalization ({self.name}) takes flow in pixels, of which "

@@ -448,7 +448,15 @@ def test_rejects_what_is_no_clip(case):
             lambda: layers.FusionIdentity()((1, 1, 1, 6, 4)),
             "two streams of C channels to C; the kernel maps 6 to 4",
         ),
-        (lambda: layers.StreamAverage((1, 0)), "positive numbers, got .1, 0."),
+        (
+            lambda: layers.StreamAverage((1, 0)),
+            r"stream_weights must be .* such as \(1, 3\), got \(1, 0\)",
+        ),
+        (lambda: layers.CrossStream(["add"]), "accepted are add, multiply"),
+        (
+            lambda: layers.FeatureIdentity("high_pass"),
+            "filter 'high_pass'; accepted are centre, average",
+        ),
         (
             lambda: layers.StreamAverage((1, 3)).build([(1, 4)] * 3),
             "has 2 weights for 3 streams",
@@ -456,6 +464,12 @@ def test_rejects_what_is_no_clip(case):
         (
             lambda: layers.FlowNormalization()(np.full((1, 1, 2, 2, 4), 127.5)),
             "mean of this one is 127.5, which looks like 8-bit codes. Decode them",
+        ),
+        (
+            lambda: layers.FlowNormalization()(
+                np.array([[0, 1], [np.nan, 2]]).reshape((1, 1, 1, 2, 2))
+            ),
+            "takes finite flow, this one holds NaN",
         ),
     ],
 )

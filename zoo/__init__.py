@@ -6,7 +6,9 @@
 The systems of Christoph Feichtenhofer's thesis "Deep Learning for Video Recognition".
 """
 
+import importlib as _importlib
 import os as _os
+import sys as _sys
 
 _here = _os.path.dirname(_os.path.abspath(__file__))
 if not _os.path.isdir(_os.path.join(_here, "layers")):
@@ -17,6 +19,11 @@ from zoo.registry import info, list_models, register  # noqa: E402
 
 __version__ = "0.2.0"
 __all__ = ["features", "info", "list_models", "load", "register"]
+
+if "keras" in _sys.modules:
+    # Then that costs little, and keras.models.load_model knows the zoo's classes. A
+    # process that has not needed Keras yet is not made to load it.
+    _importlib.import_module("zoo.models")
 
 
 def load(

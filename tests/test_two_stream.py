@@ -1,5 +1,10 @@
 """Two towers, two losses, one answer; and two trained streams that become one net."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -49,8 +54,17 @@ class TestLateFusion:
         both = zoo.load(NAME, weights=streams, stream_weights=(1, 3))
         a, m = (logits(streams[k]) for k in ("appearance", "motion"))
         np.testing.assert_allclose(logits(both), (a + 3 * m) / 4, rtol=1e-5, atol=1e-4)
-        with pytest.raises(ValueError, match="weights must be positive numbers"):
-            zoo.load(NAME, stream_weights=(1, -1))
+        numpy = zoo.load(NAME, weights=streams, stream_weights=[1, np.float32(3)])
+        np.testing.assert_array_equal(logits(numpy), logits(both))
+
+    @pytest.mark.parametrize(
+        "weights",
+        [(1, -1), 3, None, np.array([1, 3]), (1, np.nan), (np.inf, 1), (True, 1), "13"],
+    )
+    def test_other_weights_are_refused(self, weights):
+        message = r"stream_weights must be a pair of positive numbers such as \(1, 3\)"
+        with pytest.raises(ValueError, match=message):
+            zoo.load(NAME, stream_weights=weights)
 
     def test_towers_return_raw_scores(self, streams):
         outputs = zoo.load(NAME, weights=streams)(given(zoo.load(NAME)))
@@ -115,6 +129,69 @@ class TestLoss:
         history = model.fit(x, answers, epochs=2, verbose=0).history
         assert set(history) == {"loss", "accuracy", "appearance_loss", "motion_loss"}
 
+    @pytest.mark.parametrize("compiled", ["auto", True])
+    def test_losses_of_the_towers_are_means_over_clips(self, streams, compiled):
+        """Whatever the sizes of the batches, and whether they are known beforehand."""
+        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
+        weights = np.array([1, 2, 0.5, 1, 0, 3], "float32")
+        model = self.compiled(streams, jit_compile=compiled)
+        expected = model.evaluate(x, y, 6, 0, weights, return_dict=True)
+        by_clip = [
+            model.compute_loss(clip, label, model(clip), weight)
+            for clip, label, weight in tf.data.Dataset.from_tensor_slices(
+                (x, y, weights)
+            ).batch(1)
+        ]
+        assert expected["loss"] == pytest.approx(np.mean(by_clip), rel=1e-4)
+        batches = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4)
+        for arguments in ((x, y, 4, 0, weights), (batches, None, None, 0)):
+            found = self.compiled(streams).evaluate(*arguments, return_dict=True)
+            total = found["appearance_loss"] + found["motion_loss"]
+            assert found["loss"] == pytest.approx(total, rel=1e-5)
+            assert found == pytest.approx(expected, rel=1e-4)
+
+    def test_losses_of_the_towers_on_two_devices(self, streams, two_replicas):
+        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
+        expected = self.compiled(streams).evaluate(x, y, 6, 0, return_dict=True)
+        with two_replicas.scope():
+            model = self.compiled(streams)
+        found = model.evaluate(x, y, 4, 0, return_dict=True)
+        assert found == pytest.approx(expected, rel=1e-4)
+        logs = model.fit(x, y, 4, verbose=0).history
+        total = logs["appearance_loss"][0] + logs["motion_loss"][0]
+        assert logs["loss"][0] == pytest.approx(total, rel=1e-4)
+
+    def test_losses_of_the_towers_in_half_precision(self, streams, mixed_bfloat16):
+        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
+        found = self.compiled(streams).evaluate(x, y, 4, 0, return_dict=True)
+        total = found["appearance_loss"] + found["motion_loss"]
+        assert found["loss"] == pytest.approx(total, rel=1e-4)
+
+    def compiled(self, streams, loss="sparse_categorical_crossentropy", **options):
+        model = zoo.load(NAME, weights=streams)
+        model.compile("sgd", loss, metrics=["accuracy"], **options)
+        return model
+
+    def test_weights_and_losses_of_the_towers(self, streams, tmp_path):
+        x, y = given(zoo.load(NAME), 3), np.array([1, 3, 0])
+        plain = self.compiled(streams).evaluate(x, y, verbose=0, return_dict=True)
+        weights = {"appearance": 0.25, "motion": 2.0}
+        expected = 0.25 * plain["appearance_loss"] + 2 * plain["motion_loss"]
+        one = "sparse_categorical_crossentropy"
+        object_ = keras.losses.SparseCategoricalCrossentropy()
+        for loss in (one, object_, {"motion": object_, "appearance": one}):
+            model = self.compiled(streams, loss, loss_weights=weights)
+            found = model.evaluate(x, y, verbose=0, return_dict=True)
+            assert found == pytest.approx({**plain, "loss": expected}, rel=1e-5)
+        model.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+        found = again.evaluate(x, y, verbose=0, return_dict=True)
+        assert found == pytest.approx({**plain, "loss": expected}, rel=1e-5)
+        half = self.compiled(
+            streams, {"motion": one, "appearance": one}, loss_weights=0.5
+        )
+        assert half.evaluate(x, y, verbose=0)[0] == pytest.approx(plain["loss"] / 2)
+
     def test_each_tower_learns_by_its_own_loss_alone(self, streams):
         """No gradient of the motion stream's loss reaches the appearance stream."""
         model = zoo.load(NAME, weights=streams)
@@ -147,12 +224,18 @@ class TestBadInput:
             ),
             (
                 lambda x: {"rgb": x["flow"], "flow": x["rgb"]},
-                r"'rgb' .*expected shape=.None, None, None, None, 3.|'flow' .*, 20.",
+                r"takes as 'rgb' clips of 3 channels, .* RGB, 0-255.* got shape .*20\)",
             ),
             (
-                lambda x: {**x, "flow": x["flow"][..., :10]},
-                r"'flow' .*shape=.None, None, None, None, 20., found shape=.*10",
+                lambda x: {**x, "flow": x["flow"][..., :2]},
+                r"takes as 'flow' clips of 20 channels, .* interleaved u, v .*, 2\)",
             ),
+            (
+                lambda x: {**x, "flow": x["flow"][0]},
+                r"takes as 'flow' clips of .* got shape \(5, 64, 64, 20\)",
+            ),
+            (lambda x: {"rgb": x["rgb"]}, "flow: .*, 20. optical flow in pixels, u ri"),
+            (lambda x: {**x, "flow": np.nan * x["flow"]}, "holds NaN or infinite val"),
             (
                 lambda x: {**x, "flow": 127.5 + x["flow"]},
                 "takes flow in pixels, .* looks like 8-bit codes. Decode them first",
@@ -170,6 +253,100 @@ class TestBadInput:
         x = {"rgb": clip(2, 5), "flow": flow(2, 4)}
         with pytest.raises(ValueError, match="equal batch, length and size"):
             model.fit(x, np.zeros(2), verbose=0)
+
+    @pytest.mark.parametrize(
+        ("y", "weights", "message"),
+        [
+            (None, None, r"needs labels y, one array for all towers .* got NoneType"),
+            ({"motion": 0, "appearance": 0}, None, r"got \['motion', 'appearance'\]"),
+            (0, {"motion": 1}, r"needs sample_weight, one array .* got \['motion'\]"),
+        ],
+    )
+    def test_labels_are_plain(self, y, weights, message):
+        model = zoo.load(NAME)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        y, weights = (
+            keras.tree.map_structure(
+                lambda value: None if value is None else np.full(2, value), tree
+            )
+            for tree in (y, weights)
+        )
+        with pytest.raises(ValueError, match=message):
+            model.fit(given(model), y, sample_weight=weights, verbose=0)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"loss": {"predictions": "mse"}},
+                r"loss of .* each of appearance, motion",
+            ),
+            ({"loss": ["mse", "mse"]}, r"one for all towers .* got \['mse', 'mse'\]"),
+            (
+                {"loss": "mse", "loss_weights": {"motion": 1}},
+                r"loss_weights of .* dict of one for each .* got \['motion'\]",
+            ),
+            ({"loss": "mse", "loss_weights": (1, 2)}, r"got \(1, 2\)"),
+        ],
+    )
+    def test_losses_are_of_the_towers(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            zoo.load(NAME).compile("sgd", **arguments)
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize("name", [NAME, "st_mulnet26_tiny", "fusion_vgg_tiny"])
+    def test_unequal_lengths_that_only_a_run_can_know(self, name, compiled):
+        """One frame must not be taken for many, nor many for one."""
+        options = {"pooling": "2d"} if name == "fusion_vgg_tiny" else {}
+        model = zoo.load(name, **options)
+        graph = of_unknown_sizes(model, compiled)
+        x = given(model)
+        np.testing.assert_allclose(
+            graph(x)["predictions"], model(x)["predictions"], rtol=1e-4, atol=1e-5
+        )
+        for a, m in ((5, 1), (1, 5)):
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match="negative|-ve|< 0|-"
+            ):
+                graph({"rgb": clip(2, a), "flow": flow(2, m)})
+
+    @pytest.mark.parametrize(
+        ("name", "options", "endpoint"),
+        [
+            ("st_mulnet26_tiny", {}, "appearance/res3"),
+            ("st_resnet26_tiny", {}, "appearance/res3"),
+            *(
+                ("fusion_vgg_tiny", {"method": method, "pooling": "2d"}, "fusion_relu5")
+                for method in ("sum", "max", "conv", "bilinear")
+            ),
+        ],
+    )
+    def test_unequal_lengths_in_parts_of_a_network(self, name, options, endpoint):
+        part = zoo.features(zoo.load(name, **options), [endpoint])
+        graph = of_unknown_sizes(part)
+        for a, m in ((5, 1), (1, 5)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="different_size"):
+                graph({"rgb": clip(2, a), "flow": flow(2, m)})
+
+
+def of_unknown_sizes(model, compiled=None):
+    """The model's graph, which knows nothing of its inputs but their channels."""
+    spec = {
+        "rgb": tf.TensorSpec([None] * 4 + [3], tf.uint8),
+        "flow": tf.TensorSpec([None] * 4 + [20], tf.float32),
+    }
+    return tf.function(model, input_signature=[spec], jit_compile=compiled)
+
+
+@pytest.mark.parametrize("imports", ["keras, zoo", "zoo.models, keras"])
+def test_a_saved_file_is_read_by_a_fresh_process(streams, tmp_path, imports):
+    model = zoo.load(NAME, weights=streams)
+    model.save(tmp_path / "m.keras")
+    code = f"import {imports}; keras.models.load_model('m.keras')"
+    environment = {**os.environ, "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment
+    )
 
 
 class TestWarmStart:

@@ -222,6 +222,23 @@ def test_training_names_flow_of_other_videos(tmp_path, capsys, number, cache):
     assert f"{belong}; extract its flow again" in error
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("'stream_weights': 3", "stream_weights must be a pair of positive numbers"),
+        ("'stem': ['keras']", "Unknown stem ['keras']; accepted are caffe, keras"),
+    ],
+)
+def test_a_wrong_option_is_said_in_one_line(pairs, tmp_path, capsys, option, message):
+    code, _, error = run(
+        capsys, "train", "--model", "two_stream_resnet26_tiny", "--data",
+        str(pairs / "videos"), "--flow", str(pairs / "flow"), "--out",
+        str(tmp_path / "run"), f"--set=options={{{option}}}", "--set=batch_size=2",
+    )  # fmt: skip
+    assert code == 2 and message in error
+    assert len(error.splitlines()) == 1 and error.startswith("zoo: error: ")
+
+
 @pytest.mark.slow
 def test_from_videos_and_flow_to_a_served_prediction(pairs, tmp_path, capsys):
     """zoo train, evaluate, predict, export, and predict again from the export."""

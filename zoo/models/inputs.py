@@ -2,6 +2,11 @@
 
 Source: thesis 2.3 and 3.3.5: L = 10 horizontal and vertical flow fields, displacements
 clipped at 20 pixels.
+
+Flow is in pixels, not in the 8-bit codes that it is stored in: `codes * 40 / 255 - 20`
+decodes them, as `zoo.datasets` does. Networks tell codes from pixels only where they
+are called on values, not in `model.fit`, `model.predict` or a `tf.function`, whose
+answers to codes are worthless; exported models refuse codes.
 """
 
 import keras

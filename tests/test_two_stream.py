@@ -300,14 +300,13 @@ class TestBadInput:
         options = {"pooling": "2d"} if name == "fusion_vgg_tiny" else {}
         model = zoo.load(name, **options)
         graph = of_unknown_sizes(model, compiled)
+        message = None if compiled else "streams_of_different_size"
         x = given(model)
         np.testing.assert_allclose(
             graph(x)["predictions"], model(x)["predictions"], rtol=1e-4, atol=1e-5
         )
         for a, m in ((5, 1), (1, 5)):
-            with pytest.raises(
-                tf.errors.InvalidArgumentError, match="negative|-ve|< 0|-"
-            ):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
                 graph({"rgb": clip(2, a), "flow": flow(2, m)})
 
     @pytest.mark.parametrize(

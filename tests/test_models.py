@@ -236,9 +236,18 @@ class TestTiny:
         channels = {"rgb": 3, "flow": 20}[kind]
         good = given(model)
         for shape, message in (
-            ((5, 64, 64, channels), f"None, None, None, {channels}|equal batch"),
-            ((2, 5, 64, 64, 4), rf"shape=.None, None, None, None, {channels}"),
-            ((2, 1, 5, 64, 64, channels), "shape=.None, None, None, None|equal batch"),
+            (
+                (5, 64, 64, channels),
+                f"None, None, None, {channels}|of {channels} channels",
+            ),
+            (
+                (2, 5, 64, 64, 4),
+                f"None, None, None, None, {channels}|of {channels} channels",
+            ),
+            (
+                (2, 1, 5, 64, 64, channels),
+                f"None, None, None, None|of {channels} channels",
+            ),
             ((2, 5, 1, 64, channels), "smaller than|equal batch"),
             ((2, 0, 64, 64, channels), "empty clip|equal batch|shorter than"),
         ):

@@ -50,9 +50,10 @@ class Towers(keras.Model):
         self._require_streams(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, inputs, training=None, mask=None):
+        # Keras reads the signature: without `training` in it, nothing would be trained.
         flow = same_size_as(inputs["flow"], inputs["rgb"])
-        return super().call({**inputs, "flow": flow}, *args, **kwargs)
+        return super().call({**inputs, "flow": flow}, training=training, mask=mask)
 
     def _require_streams(self, inputs):
         names = list(self.input)

@@ -4,6 +4,7 @@ All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each laye
 """
 
 from zoo.layers._clip import same_size_as
+from zoo.layers.camera_motion import RemoveCameraMotion
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
 from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
@@ -48,6 +49,7 @@ __all__ = [
     "LocalResponseNormalization",
     "MaxFusion",
     "RGBNormalization",
+    "RemoveCameraMotion",
     "SlidingAveragePooling",
     "SpatialConv",
     "SpatialMaxPooling",

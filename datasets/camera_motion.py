@@ -34,7 +34,8 @@ TOLERANCE = 1.0
 """Distance in pixels within which a match supports a homography (released code)."""
 CLOSE = 0.5
 """Distance within which matches count in the end: at the edges of what moves, flow lies
-between its motion and the background's, and biases the fit; ours."""
+between its motion and the background's, and biases the fit. What moves less is at rest;
+ours."""
 LEAST_MATCHES, LEAST_SUPPORT = 50, 25
 """A homography rests on more matches than this, and more that support it (released
 code)."""
@@ -56,7 +57,8 @@ def without_camera_motion(first, second, between):
     Returns:
         (flow, found): float32 [H, W, 2] in pixels, u to the right, v down, where the
         things of the first frame would be had the camera not moved. And whether a
-        homography was found; if not, the flow is the plain one.
+        homography was found that leaves no less of the field at rest; if not, the
+        flow is the plain one.
 
     Raises:
         VideoError: If the frames aren't uint8 RGB or differ in size, or if `between`
@@ -67,7 +69,12 @@ def without_camera_motion(first, second, between):
     homography = camera_homography(first, second, plain)
     if homography is None:
         return plain, False
-    return _field(between, first, aligned(first, second, homography)), True
+    flow = _field(between, first, aligned(first, second, homography))
+    # In dark or flat frames the rounding of the warp alone makes flow of a pixel or
+    # two; where the camera rests, that would be worse than leaving the frames alone.
+    if _share_at_rest(flow) < _share_at_rest(plain):
+        return plain, False
+    return flow, True
 
 
 def camera_homography(first, second, flow):
@@ -126,7 +133,8 @@ class CameraMotionRemoval:
     Attributes:
         between: The function to which it's applied.
         pairs: Pairs of frames so far.
-        plain: Those of them whose flow is the plain one, no homography being found.
+        plain: Those of them whose flow is the plain one: no homography was found, or
+            none that leaves more at rest, as with a camera that rests.
     """
 
     between: Callable
@@ -141,10 +149,11 @@ class CameraMotionRemoval:
         return flow
 
     def report(self):
-        """One line that says how many fields still hold the camera's motion."""
+        """One line that says how many fields are as they were."""
         return (
             f"camera motion removed from {self.pairs - self.plain} of {self.pairs} "
-            f"fields; {self.plain} are plain flow, no homography being found"
+            f"fields; {self.plain} are plain flow: the camera rests, or no homography "
+            "was found"
         )
 
 
@@ -172,6 +181,10 @@ def _field(between, first, second):
             f"{'' if np.isfinite(flow).all() else ' with NaN or infinite values'}."
         )
     return flow
+
+
+def _share_at_rest(flow):
+    return np.mean(np.hypot(flow[..., 0], flow[..., 1]) < CLOSE)
 
 
 def _corner_matches(grey, flow):

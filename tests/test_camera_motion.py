@@ -100,6 +100,22 @@ def test_a_camera_at_rest_changes_next_to_nothing():
     assert found and np.abs(flow).max() < 0.05
 
 
+def test_flow_that_alignment_makes_worse_is_not_taken():
+    """A resting camera, and flow that is wrong as soon as a frame is warped."""
+    first = texture(np.random.default_rng(5), (128, 171))
+    noise = np.random.default_rng(6).integers(-3, 4, first.shape)
+    second = np.clip(first + noise, 0, 255).astype(np.uint8)
+
+    def between(one, other):
+        if other is second:
+            return dis(one, other)
+        return np.full((128, 171, 2), 2, np.float32)
+
+    flow, found = without_camera_motion(first, second, between)
+    assert not found
+    np.testing.assert_array_equal(flow, dis(first, second))
+
+
 # --- without a homography ------------------------------------------------------------
 
 
@@ -113,8 +129,8 @@ def test_plain_flow_is_returned_and_counted():
     assert np.median(np.abs(remove(*moving))) < 0.1
     assert (remove.pairs, remove.plain) == (2, 1)
     assert remove.report() == (
-        "camera motion removed from 1 of 2 fields; 1 are plain flow, no homography "
-        "being found"
+        "camera motion removed from 1 of 2 fields; 1 are plain flow: the camera rests, "
+        "or no homography was found"
     )
 
 

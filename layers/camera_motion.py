@@ -23,10 +23,10 @@ HYPOTHESES = 256
 """Homographies tried per field: with 40 % outliers about 33 have four sound points."""
 SCORED = 3
 """Hypotheses are compared on every third point, which ranks them as well as all."""
-SCORING = 0.5
-"""Distance, in tolerances, at which a point counts half for a hypothesis. At a whole
-tolerance a blend of two motions 2 pixels apart scores like the larger of them."""
-CUTOFFS = (2.0, 1.5, 1.0, 1.0, 1.0)
+SCORING = 0.25
+"""Distance, in tolerances, at which a point counts half for a hypothesis. At twice that
+a blend of two motions 1.5 pixels apart scores like the larger of them."""
+CUTOFFS = (1.5, 1.0, 0.7, 0.5, 0.5)
 """Distances at which points cease to count in each refinement, in tolerances."""
 RIDGE = 1e-6
 """Share of the mean diagonal added to it: few or equal points give no singularity."""

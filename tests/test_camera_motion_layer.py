@@ -18,7 +18,7 @@ def scene(size, share, noise=0.1, coherent=True, seed=0):
     own = np.zeros((*size, 2))
     if coherent:
         mask = patch_of(rng, size, share)
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(2, 8)
+        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(1.5, 8)
         own[mask] = length * np.cos(angle), length * np.sin(angle)
     else:
         mask = rng.uniform(size=size) < share

@@ -6,8 +6,8 @@ so it is found by a robust fit to the flow and its displacements are subtracted;
 remains is the motion of whatever moves by itself.
 
 Source: Wang and Schmid 2013, "Action recognition with improved trajectories", section 3
-(thesis 3.5, IDT); sampled hypotheses of Fischler and Bolles 1981; weights of Beaton and
-Tukey 1974.
+(IDT of thesis 3.4.5); sampled hypotheses of Fischler and Bolles 1981; weights of Beaton
+and Tukey 1974.
 """
 
 import functools

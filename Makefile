@@ -8,13 +8,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+# Apache Beam holds protobuf back, so it gets an environment without TensorFlow.
+BEAM_VENV := .venv-beam
+BEAM_STAMP := $(BEAM_VENV)/.installed
+BEAM_PACKAGES := av numpy opencv-contrib-python-headless pytest
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 # The versions of Python that the pinned TensorFlow has wheels for.
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 SOURCES := setup.py bazel layers zoo datasets exports tests benchmarks
 
-.PHONY: bazel bench clean demo format help lint pairs test venv
+.PHONY: bazel beam bench clean demo format help lint pairs test venv
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -49,8 +53,12 @@ bazel: $(STAMP) ## build every Bazel target, run the tests tagged smoke
 	PATH="$(CURDIR)/$(BIN):$$PATH"; trap 'bazel shutdown' EXIT; set -e; \
 	bazel build //...; bazel test --test_tag_filters=smoke //...
 
-clean: ## remove what the other targets made (also .venv)
-	rm -rf $(VENV) .build build dist demo pairs *.egg-info
+beam: $(BEAM_STAMP) ## test the extraction of flow with Apache Beam, in .venv-beam
+	PYTHONPATH=$(CURDIR) $(BEAM_VENV)/bin/python -m pytest --noconftest -W default \
+	  tests/test_flow_beam.py
+
+clean: ## remove what the other targets made (also .venv and .venv-beam)
+	rm -rf $(VENV) $(BEAM_VENV) .build build dist demo pairs *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,4 +90,10 @@ $(STAMP): setup.py constraints.txt | $(BIN)/python
 
 $(BENCH_STAMP): $(STAMP)
 	$(PIP) --no-build-isolation -e '.[bench]'
+	@touch $@
+
+$(BEAM_STAMP): setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(BEAM_VENV)
+	$(BEAM_VENV)/bin/python -m pip --disable-pip-version-check install \
+	  apache-beam==2.77.0 $(foreach name,$(BEAM_PACKAGES),$$(grep '^$(name)==' constraints.txt))
 	@touch $@

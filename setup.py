@@ -34,6 +34,8 @@ TEST = [
 ]
 LINT = ["codespell>=2.3", "ruff>=0.9"]
 BENCH = ["torch>=2.4"]
+# In an environment of its own (make beam): it holds protobuf back.
+BEAM = ["apache-beam>=2.77"]
 
 
 def packages():
@@ -60,6 +62,7 @@ setup(
     package_data={"zoo": ["py.typed"]},
     install_requires=REQUIREMENTS,
     extras_require={
+        "beam": BEAM,
         "bench": BENCH,
         "dev": TEST + LINT,
         "lint": LINT,

@@ -27,7 +27,8 @@ class Reader:
     Attributes:
         inputs: What is read, some of "rgb" and "flow".
         flow: A ``zoo.datasets.flow`` source where "flow" is read.
-        shorter_side: Shrinks larger frames to this shorter side; None keeps all.
+        shorter_side: Shrinks larger frames to this shorter side, and larger stored
+            flow alike, its displacements too; None keeps all.
         cache: A FrameCache, or None.
         verify_count: Whether the choice of frames must rest on the decoded count, see
             ``zoo.datasets.video.read_video``.
@@ -127,7 +128,8 @@ class Reader:
         fields = stack_fields(chosen, count)
         wanted, places = np.unique(fields, return_inverse=True)
         codes = self.flow.fields(path, wanted) if codes is None else codes[wanted]
-        return {"flow": _stacks(codes, places.reshape(fields.shape)), **clip}
+        stacks = _stacks(codes, places.reshape(fields.shape))
+        return {"flow": _shrunk(stacks, self.shorter_side), **clip}
 
     def _frames_beside(self, path, fields, choose):
         """Chosen numbers and frames of a video of which so many fields are stored.
@@ -217,6 +219,22 @@ def _require_agreement(fields, frames):
 def _stacks(codes, places):
     """Codes [N, H, W, 2] and places [T, 10] among them -> pixels [T, H, W, 20]."""
     return to_pixels(stack(codes[places]))
+
+
+def _shrunk(flow, shorter_side):
+    """Stacks of flow with at most a shorter side, in pixels of the new size.
+
+    So stored flow is what would be computed from frames read at that size, whatever
+    the size it was stored at.
+    """
+    height, width = flow.shape[1:3]
+    if shorter_side is None or min(height, width) <= shorter_side:
+        return flow
+    scale = shorter_side / min(height, width)
+    size = round(width * scale), round(height * scale)
+    small = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in flow])
+    ratios = np.float32([size[0] / width, size[1] / height])
+    return small * np.tile(ratios, flow.shape[-1] // 2)
 
 
 def _resized(path, frames, size):

@@ -22,6 +22,19 @@ BEFORE, FIELDS = 5, 10
 """Fields of a stack before its frame, and in all (L of thesis 2.3)."""
 METHODS = ("tvl1", "dis", "farneback")
 """Ways to compute flow: Zach et al. 2007 (the thesis'), and two fast ones."""
+PARAMETERS = {
+    "tvl1": {
+        "tau": 0.25, "lambda_": 0.15, "theta": 0.3, "nscales": 5, "warps": 5,
+        "epsilon": 0.01, "innnerIterations": 30, "outerIterations": 10,
+        "scaleStep": 0.8, "gamma": 0.0, "medianFiltering": 5,
+    },
+    "dis": {"preset": "medium"},
+    "farneback": {
+        "pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 5,
+        "poly_sigma": 1.2, "flags": 0,
+    },
+}  # fmt: skip
+"""What OpenCV is given, under its own names; of TV-L1 these are its defaults."""
 
 
 def to_codes(flow):
@@ -90,20 +103,36 @@ def stack(fields):
     return ordered.reshape(count, height, width, 2 * length)
 
 
+def video_name(path):
+    """The name of a video's flow, ``<class>/<video>``: its folder and its stem.
+
+    Args:
+        path: Of the video file, absolute or relative.
+    """
+    path = Path(os.path.abspath(path))
+    return f"{path.parent.name}/{path.stem}".lstrip("/")
+
+
 def flow_source(name):
     """The source of flow that a word or a folder stands for.
 
     Args:
-        name: One of METHODS, or a folder with ``u`` and ``v`` in it.
+        name: One of METHODS, a folder with ``u`` and ``v`` in it, or one with the
+            TFRecords of ``zoo flow --format tfrecord``.
 
     Returns:
-        A ComputedFlow or a FlowFolder.
+        A ComputedFlow, a FlowFolder or a FlowRecords.
 
     Raises:
-        ValueError: If it's neither.
+        ValueError: If it's none of these.
     """
     if name in METHODS:
         return ComputedFlow(name)
+    if any(Path(name).glob("flow-*-of-*.tfrecord")):
+        # Only here, since it needs TensorFlow.
+        from zoo.datasets.flow_records import FlowRecords
+
+        return FlowRecords(name)
     return FlowFolder(name)
 
 
@@ -138,8 +167,8 @@ class FlowFolder:
             raise ValueError(
                 f"{root} is no folder of optical flow: it has no "
                 f"{' and no '.join(repr(d) for d in missing)}. Give a folder with u/"
-                "<video>/frame000001.jpg and v/..., or a method: "
-                f"{', '.join(METHODS)}."
+                "<video>/frame000001.jpg and v/..., one that zoo flow has written, or "
+                f"a method: {', '.join(METHODS)}."
             )
 
     def __str__(self):
@@ -185,20 +214,21 @@ class FlowFolder:
         return np.stack([np.stack(u), np.stack(v)], axis=-1)
 
     def _folders(self, video):
-        video = Path(video)
-        for name in (f"{video.parent.name}/{video.stem}", video.stem):
+        stem = Path(video).stem
+        for name in (video_name(video), stem):
             folders = [self.root / component / name for component in ("u", "v")]
             if all(folder.is_dir() for folder in folders):
                 return folders
         raise VideoError(
-            f"{video}: no flow in {self.root}: neither u/{video.parent.name}/"
-            f"{video.stem} nor u/{video.stem} is there; extract it, or give another "
-            "folder."
+            f"{video}: no flow in {self.root}: neither u/{video_name(video)} nor "
+            f"u/{stem} is there; extract it (zoo flow), or give another folder."
         )
 
     @staticmethod
     def _files(folder):
-        return [n for n in os.listdir(folder) if n.endswith(".jpg")]
+        # Not every JPEG: archives made on a Mac bring a ._frame000001.jpg for each.
+        names = os.listdir(folder)
+        return [n for n in names if n.startswith("frame") and n.endswith(".jpg")]
 
     @staticmethod
     def _read(video, path):
@@ -251,9 +281,13 @@ class ComputedFlow:
         Raises:
             VideoError: If the frames are too small for the method.
         """
+        return to_codes(self.pixels(first, second))
+
+    def pixels(self, first, second):
+        """The field between two frames, float32 [H, W, 2]; see ``between``."""
         pair = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
         try:
-            return to_codes(self._flow(pair))
+            return self._flow(pair)
         except cv2.error as error:
             raise VideoError(
                 f"OpenCV's {self.name} cannot compute flow of frames of "
@@ -262,9 +296,10 @@ class ComputedFlow:
 
     def _flow(self, pair):
         # Made anew: these objects keep buffers and aren't safe to share by threads.
+        parameters = PARAMETERS[self.name]
         if self.name == "farneback":
-            return cv2.calcOpticalFlowFarneback(*pair, None, 0.5, 5, 15, 3, 5, 1.2, 0)
+            return cv2.calcOpticalFlowFarneback(*pair, None, *parameters.values())
         if self.name == "dis":
             preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
             return cv2.DISOpticalFlow_create(preset).calc(*pair, None)
-        return cv2.optflow.DualTVL1OpticalFlow_create().calc(*pair, None)
+        return cv2.optflow.DualTVL1OpticalFlow_create(**parameters).calc(*pair, None)

@@ -218,6 +218,63 @@ def probe(path):
         )
 
 
+def stream_frames(path, size=None, max_frames=MAX_FRAMES):
+    """Decodes all frames of a sound video one by one, in the memory of one.
+
+    Args:
+        path: A file on disk.
+        size: Function from (width, height) of the stored frames to those wanted
+            (bicubic); None keeps their size.
+        max_frames: Bound on decoded frames.
+
+    Yields:
+        uint8 [H, W, 3], upright RGB, 0-255.
+
+    Raises:
+        VideoError: As ``read_video(strict=True)`` does, after the frames before the
+            damage; and if a frame has another size than the first.
+    """
+    with _open(path) as source:
+        _check_declared(source, _Limits(max_frames, MAX_BYTES))
+        count, corrupt, error, first = 0, None, None, None
+        reformatter = VideoReformatter()
+        try:
+            for frame in source.container.decode(source.stream):
+                if first is None:
+                    first = frame.width, frame.height
+                    matrix = _display_matrix(frame)
+                    target = size(*first) if size else first
+                    _check_pixels(source.path, *first)
+                    _check_pixels(source.path, *target)
+                _check_streamed(source, count, frame, first, max_frames)
+                if frame.is_corrupt:
+                    corrupt = count
+                    break
+                yield _upright(reformatter, frame, target, matrix)
+                count += 1
+        except av.error.FFmpegError as failure:
+            error = failure
+        damage = _damage(source, count, corrupt, error, corrupt is None)
+        if damage or not count:
+            raise VideoError(
+                f"{source.path}: damaged: {damage or 'no frame can be decoded'}. "
+                f"{count} frame(s) decode before it; repair or re-encode the video."
+            )
+
+
+def _check_streamed(source, count, frame, first, max_frames):
+    if count >= max_frames:
+        raise VideoError(
+            f"{source.path}: holds more than max_frames={max_frames} frames; cut it."
+        )
+    if (frame.width, frame.height) != first:
+        raise VideoError(
+            f"{source.path}: frame {count} is {frame.width}x{frame.height}, those "
+            f"before it {first[0]}x{first[1]}; motion between frames of several sizes "
+            "isn't defined: re-encode the video at one size."
+        )
+
+
 def _as_indices(path, indices):
     """Checks frame numbers; returns them as int64 [T], None for None."""
     if indices is None:
@@ -430,16 +487,8 @@ class _Store:
             self._buffer = np.empty((len(self._wanted), *shape[:2], 3), np.uint8)
 
     def _keep(self, frame):
-        width, height = self._size
         # Frames of another size, which some streams change to, get the first's.
-        image = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
-        ).to_ndarray()
-        image = turn_upright(image, self._matrix)
+        image = _upright(self._reformatter, frame, self._size, self._matrix)
         if self._buffer is None:
             self._check_bytes(len(self._kept) + 1)
             self._kept.append(image)
@@ -456,6 +505,18 @@ class _Store:
                 f"accepted are up to max_bytes={self._max_bytes}; ask for fewer "
                 "frames, set shorter_side or raise max_bytes."
             )
+
+
+def _upright(reformatter, frame, size, matrix):
+    """A decoded frame as upright RGB, uint8 [H, W, 3], after it got a size."""
+    image = reformatter.reformat(
+        frame,
+        width=size[0],
+        height=size[1],
+        format="rgb24",
+        interpolation=Interpolation.BICUBIC,
+    ).to_ndarray()
+    return turn_upright(image, matrix)
 
 
 def _scaled(width, height, shorter_side):

@@ -1,4 +1,4 @@
-"""The `zoo` command: zoo list | info | train | evaluate | predict | export | help.
+"""The `zoo` command: list, info, flow, train, evaluate, predict, export, help.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.
@@ -74,8 +74,8 @@ MODEL = ("string", None, "folder of a trained model, such as RUN/best")
 FLOW = (
     "string",
     None,
-    "optical flow for networks that see it: a folder with u/ and v/, or tvl1, dis or "
-    "farneback to compute it",
+    "optical flow for networks that see it: a folder that zoo flow has written or with "
+    "u/ and v/, or tvl1, dis or farneback to compute it",
 )
 
 
@@ -105,6 +105,46 @@ def info_of(options, arguments):
 
     print(zoo.info(_one("the name of a model", arguments)))
     return 0
+
+
+@command(
+    "flow",
+    "VIDEOS...",
+    out=("string", None, "folder to write; the same command resumes it"),
+    method=("string", "tvl1", "tvl1, dis or farneback of OpenCV, or layer: our own"),
+    preset=("string", "default", "default or fast, of --method layer"),
+    size=("integer", 256, "shorter side of what is stored, even; 0 keeps the videos'"),
+    quality=("integer", 95, "of the JPEGs, 1-100; the released flow has 95"),
+    format=("string", "jpeg", "jpeg: u/<class>/<video>/frame000001.jpg; or tfrecord"),
+    shards=("integer", 16, "number of files of --format tfrecord"),
+    processes=("integer", None, "one per core by default, one with --method layer"),
+    overwrite=("boolean", False, "extract again what has changed"),
+    check=("string", None, "compare this folder with its manifest, extract nothing"),
+)
+def extract_flow(options, arguments):
+    """Stores the optical flow of videos, folders or lists of them, for --flow."""
+    from zoo import flow_methods
+
+    if options.check is not None:
+        _at_most(0, arguments)
+        return flow_methods.check(options.check)
+    if not arguments:
+        raise Usage("zoo flow needs videos: files, folders or lists of them.")
+    _require(options, "out")
+    from zoo.datasets.extraction import Settings, extract
+
+    settings = Settings(
+        flow_methods.find(options.method, options.preset),
+        options.size or None,
+        options.quality,
+        options.format,
+        options.shards,
+    )
+    done = extract(
+        arguments, options.out, settings, options.processes, options.overwrite
+    )
+    print(f"{done}; in {options.out}")
+    return flow_methods.verdict(done)
 
 
 @command(
@@ -495,7 +535,7 @@ def main(argv=None):
         entry = _find(name)
         return entry.run(*_parse(entry, name, rest))
     except KeyboardInterrupt:
-        print("zoo: interrupted; the same command resumes a training", file=sys.stderr)
+        print("zoo: interrupted; the same command resumes it", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if debug:

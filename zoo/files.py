@@ -136,6 +136,42 @@ def locked(folder):
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone_in(folder):
+    """Lets one process at a time write to a folder; a second one is refused.
+
+    The system frees the lock of a process that dies, however it does. Some network
+    file systems have no locks; there nobody is refused.
+
+    Args:
+        folder: an existing folder; a hidden file `.lock` appears in it and stays.
+
+    Raises:
+        WriteError: another process holds the lock; the message has its number.
+
+    Source: flock(2).
+    """
+    path = Path(folder) / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
+            raise WriteError(
+                errno.EBUSY,
+                f"{folder} is being written by another process ({owner or 'unknown'}); "
+                "wait for it or choose another folder",
+            ) from error
+        except OSError:
+            pass  # no locks on this file system
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _try_lock(folder):
     """A descriptor that holds the lock of a folder, or None if it cannot be had."""
     descriptor = None

@@ -180,7 +180,7 @@ def test_other_settings_are_refused(videos, out):
     run(videos, out)
     with pytest.raises(ValueError, match="walk/v0: quality was 95 and is now 90"):
         run(videos, out, Settings(DIS, 48, 90))
-    with pytest.raises(ValueError, match="run/v0: method was 'dis' and is now 'stand"):
+    with pytest.raises(ValueError, match="as walk/v0, by .* method was 'dis' and is"):
         run(videos / "run", out, Settings(Standin(), 48))
     with pytest.raises(ValueError, match="flow of 2 other video.*such as walk/v0, by"):
         run(videos / "run", out, Settings(DIS, 48, 90), overwrite=True)
@@ -235,7 +235,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(
 
     def dies(*arguments, **options):
         calls.append(arguments)
-        if len(calls) >= 3:
+        if len(calls) >= (2 if step == "os.replace" else 3):
             raise Killed
         return real(*arguments, **options)
 

@@ -8,6 +8,7 @@ displacements of -20 to 20 pixels as 0 to 255.
 Source: thesis 2.3 and 3.3.5; released code for the names of the files.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -215,7 +216,8 @@ class FlowFolder:
 
     def _folders(self, video):
         stem = Path(video).stem
-        for name in (video_name(video), stem):
+        names = video_name(video), stem, self._spellings.get(stem.lower(), stem)
+        for name in names:
             folders = [self.root / component / name for component in ("u", "v")]
             if all(folder.is_dir() for folder in folders):
                 return folders
@@ -223,6 +225,15 @@ class FlowFolder:
             f"{video}: no flow in {self.root}: neither u/{video_name(video)} nor "
             f"u/{stem} is there; extract it (zoo flow), or give another folder."
         )
+
+    @functools.cached_property
+    def _spellings(self):
+        """Folders of videos by their names in lower case.
+
+        UCF101 spells v_HandStandPushups in its files and v_HandstandPushups in its
+        lists, after which the released folders go.
+        """
+        return {name.lower(): name for name in os.listdir(self.root / "u")}
 
     @staticmethod
     def _files(folder):

@@ -168,6 +168,26 @@ class TestFlowFolder:
             )
         assert stored.count(videos.paths[0]) == COUNT - 1
 
+    def test_files_of_other_names_do_not_count(self, videos, stored, tmp_path):
+        """A Mac's archives; and the bounds that the released extractor left beside."""
+        for component in "uv":
+            folder = tmp_path / "flow" / component / "run"
+            (folder / "v0" / "._frame000001.jpg").write_bytes(b"\0")
+        (tmp_path / "flow" / "u" / "run" / "v0.bin").write_bytes(b"\0" * 16)
+        assert stored.count(videos.paths[0]) == COUNT - 1
+
+    def test_ucf101_spells_a_class_in_two_ways(self, stored, tmp_path):
+        name = "v_HandstandPushups_g01_c01"
+        for component in "uv":
+            root = tmp_path / "flow" / component
+            (root / "run" / "v0").rename(root / name)
+        path = tmp_path / "HandstandPushups" / f"{name.replace('stand', 'Stand')}.avi"
+        assert stored.count(path) == COUNT - 1
+
+    def test_a_video_in_the_folder_at_hand(self, videos, stored, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path / "videos" / "run")
+        assert stored.count("v0.avi") == COUNT - 1
+
     def test_what_is_missing_is_named(self, videos, stored, tmp_path):
         with pytest.raises(
             VideoError, match="x/y.avi: no flow in .* neither u/x/y nor"

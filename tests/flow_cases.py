@@ -1,9 +1,9 @@
 """Videos and methods of flow for the tests of its extraction."""
 
 import dataclasses
+import errno
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +41,15 @@ class Standin:
 
     Attributes:
         u, v: the displacement. log: a file that gets a line per batch. fatal: mean
-            brightness of frames at which the process kills itself. pause: seconds per
-            batch.
+            brightness of frames at which the process kills itself. full: whether the
+            disk is said to be full.
     """
 
     u: float = 1.0
     v: float = -2.0
     log: str | None = None
     fatal: float | None = None
-    pause: float = 0.0
+    full: bool = False
     name = "standin"
     batch = 4
     processes = None
@@ -68,7 +68,8 @@ class Standin:
         assert firsts.shape == seconds.shape and firsts.dtype == np.uint8
         if self.fatal is not None and abs(firsts.mean() - self.fatal) < 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self.pause)
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.log:
             with open(self.log, "a") as stream:
                 stream.write(f"{len(firsts)}\n")

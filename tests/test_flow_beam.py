@@ -1,4 +1,4 @@
-"""The extraction of flow with Apache Beam: `make beam` runs this in its own environment."""
+"""The extraction of flow with Apache Beam, which `make beam` runs."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from zoo.datasets.extraction import OpenCVMethod, Settings, check, extract
 from zoo.datasets.extraction import beam as flow_beam
 
 SETTINGS = Settings(OpenCVMethod("dis"), shorter_side=48)
-OPTIONS = {"runner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+OPTIONS = {"runner": "DirectRunner"}
 
 
 @pytest.fixture

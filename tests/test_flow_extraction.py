@@ -374,6 +374,13 @@ def test_a_full_disk_keeps_what_is_finished(videos, out, monkeypatch):
     assert (done.extracted, done.there) == (3, 1)
 
 
+def test_a_disk_that_is_full_for_one_process_ends_all(videos, out):
+    with pytest.raises(WriteError, match="the disk is full .* MiB free") as error:
+        run(videos, out, Settings(Standin(full=True)), processes=2)
+    assert error.value.errno == errno.ENOSPC
+    assert not list(out.glob(".writing-*"))
+
+
 def test_a_folder_that_cannot_be_made(videos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="Could not write .*file"):
@@ -508,10 +515,17 @@ def test_progress_says_how_long(capsys):
     progress.done("b", True)
     assert stream.getvalue().endswith("zoo flow: 2/2 videos, 1 failed, 0.0 fields/s\n")
     stream.isatty = lambda: True
-    progress = Progress({"a": 1}, stream, clock=lambda: now[0])
+    progress = Progress({"a": 1, "b": 1}, stream, clock=lambda: now[0])
     now[0] += 1
     progress.tick(5)
-    assert stream.getvalue().endswith("\r0/1 videos, 5.0 fields/s\x1b[K")
+    assert stream.getvalue().endswith(
+        "\r[....................] 0/2 videos, 5.0 fields/s\x1b[K"
+    )
+    now[0] += 1
+    progress.done("b", False)
+    assert stream.getvalue().endswith(
+        "\r[##########..........] 1/2 videos, 2.5 fields/s, 2 s left\x1b[K"
+    )
 
 
 def test_a_layer_in_batches():

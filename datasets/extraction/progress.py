@@ -87,7 +87,12 @@ class Progress:
             return
         self._said = self._clock()
         start, end = ("\r", "\x1b[K") if self._terminal else ("zoo flow: ", "\n")
-        print(start + self.line(), end=end, file=self._stream, flush=True)
+        bar = f"{self._bar()} " if self._terminal else ""
+        print(start + bar + self.line(), end=end, file=self._stream, flush=True)
+
+    def _bar(self, width=20):
+        done = width * (self._bytes - self._left) // max(self._bytes, 1)
+        return f"[{'#' * done}{'.' * (width - done)}]"
 
 
 def _duration(seconds):

@@ -78,7 +78,7 @@ def explain(error, path):
 
     Source: errno of POSIX write(2).
     """
-    folder = Path(path).parent
+    folder = next((p for p in Path(path).parents if p.is_dir()), Path(path))
     full = error.errno == errno.ENOSPC or "No space left" in str(error)
     cause = "the disk is full" if full else (error.strerror or str(error))
     if folder.is_dir():
@@ -103,8 +103,7 @@ def hidden_folder(parent, prefix):
     Source: flock(2).
     """
     with locked(parent):
-        for leftover in parent.glob(prefix + "*"):
-            _remove_if_abandoned(leftover)
+        _sweep(parent, prefix)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = _try_lock(folder)
     try:
@@ -113,6 +112,18 @@ def hidden_folder(parent, prefix):
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def remove_abandoned(parent, prefix):
+    """Removes the temporary folders that killed processes have left.
+
+    Args:
+        parent: an existing folder. prefix: as given to `hidden_folder`.
+
+    Source: flock(2).
+    """
+    with locked(parent):
+        _sweep(Path(parent), prefix)
 
 
 @contextlib.contextmanager
@@ -183,6 +194,11 @@ def _try_lock(folder):
             os.close(descriptor)
         return None
     return descriptor
+
+
+def _sweep(parent, prefix):
+    for leftover in parent.glob(prefix + "*"):
+        _remove_if_abandoned(leftover)
 
 
 def _remove_if_abandoned(folder):

@@ -39,7 +39,7 @@ def publish(out, manifest):
                 records.append((folder, entry))
         _publish_records(Path(out), records, manifest)
     except OSError as error:
-        raise explain(error, out) from error
+        raise explain(error, Path(out) / "u") from error
 
 
 def fail(out, entry, manifest):

@@ -79,14 +79,14 @@ def keep_failure(out, entry):
     Raises:
         WriteError: If it can't be written.
     """
-    with _explained(out), hidden_folder(Path(out), WRITING) as folder:
+    with _explained(out, entry["video"]), _hidden(out) as folder:
         (folder / ENTRY).write_text(json.dumps(entry))
         _finish(folder, finished_folder(out, entry["video"]), entry)
 
 
 def _extract(job, settings, flow, out, tick):
     source = {"path": job.path, **fingerprint(job.path)}
-    with _explained(out), hidden_folder(Path(out), WRITING) as folder:
+    with _explained(out, job.name), _hidden(out) as folder:
         files = _Files(folder)
         for codes in _fields(job, settings, flow):
             for field in codes:
@@ -111,15 +111,19 @@ def _extract(job, settings, flow, out, tick):
         return _finish(folder, finished_folder(out, job.name), entry)
 
 
+def _hidden(out):
+    return hidden_folder(Path(out), WRITING)
+
+
 @contextlib.contextmanager
-def _explained(out):
+def _explained(out, video):
     """Turns errors of writing into such that say what to do."""
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
-        raise explain(error, out) from error
+        raise explain(error, Path(out) / video) from error
 
 
 def _finish(folder, target, entry):

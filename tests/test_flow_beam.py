@@ -1,22 +1,27 @@
 """The extraction of flow with Apache Beam, which `make beam` runs."""
 
+import importlib.util
 import io
 import os
 
-import pytest
-
-pytest.importorskip(
-    "apache_beam", reason="no Apache Beam, which holds protobuf back: make beam"
-)
-
 import cv2
+import pytest
 
 from tests import flow_cases, video_files
 from zoo.datasets.extraction import OpenCVMethod, Settings, check, extract
-from zoo.datasets.extraction import beam as flow_beam
 
 SETTINGS = Settings(OpenCVMethod("dis"), shorter_side=48)
 OPTIONS = {"runner": "DirectRunner"}
+
+
+@pytest.fixture
+def flow_beam():
+    """The module, which can't be imported where there's no Apache Beam."""
+    reason = "no Apache Beam, which holds protobuf back: make beam"
+    pytest.importorskip("apache_beam", reason=reason)
+    from zoo.datasets.extraction import beam
+
+    return beam
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def videos(tmp_path):
     return root
 
 
-def test_the_output_is_the_pools(videos, tmp_path):
+def test_the_output_is_the_pools(flow_beam, videos, tmp_path):
     """File by file, the manifest too; and the pool goes on where Beam ended."""
     threads = cv2.getNumThreads()
     done, failed = flow_beam.run([videos], tmp_path / "beam", SETTINGS, **OPTIONS)
@@ -45,7 +50,7 @@ def test_the_output_is_the_pools(videos, tmp_path):
     assert (more.extracted, more.there) == (1, 4)
 
 
-def test_a_second_run_computes_nothing(videos, tmp_path):
+def test_a_second_run_computes_nothing(flow_beam, videos, tmp_path):
     (videos / "run" / "bad.mp4").unlink()
     extract([videos], tmp_path / "flow", SETTINGS, 1)
     before = flow_cases.files_of(tmp_path / "flow")
@@ -53,3 +58,10 @@ def test_a_second_run_computes_nothing(videos, tmp_path):
     assert flow_cases.files_of(tmp_path / "flow") == before
     with pytest.raises(ValueError, match="holds other flow than this command"):
         flow_beam.run([videos], tmp_path / "flow", Settings(OpenCVMethod("farneback")))
+
+
+def test_without_beam_the_module_says_what_to_install():
+    if importlib.util.find_spec("apache_beam"):
+        pytest.skip("Apache Beam is here")
+    with pytest.raises(ImportError, match=r"pip install 'spacetime-zoo\[beam\]'"):
+        importlib.import_module("zoo.datasets.extraction.beam")

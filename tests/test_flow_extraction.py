@@ -456,6 +456,17 @@ def test_records_come_in_more_than_one_run(videos, out):
     run(videos, out / "parts", records())
     run(videos, out / "whole", records())
     assert files_of(out / "parts") == files_of(out / "whole")
+    # A video that fails when it is done again leaves its shard with the next merge.
+    (videos / "run" / "v0.avi").write_text("no video")
+    run(videos, out / "parts", records(), overwrite=True)
+    video_files.write(videos / "walk" / "v0.avi", moving(5), "mpeg4")
+    video_files.write(videos / "run" / "v1.avi", moving(5), "mpeg4")
+    run(videos, out / "parts", records(), overwrite=True)
+    source = flow_source(out / "parts")
+    assert source.count(videos / "run" / "v1.avi") == 4
+    with pytest.raises(VideoError, match="neither run/v0 nor v0 is in its manifest"):
+        source.count(videos / "run" / "v0.avi")
+    assert not check(out / "parts").problems
 
 
 def test_what_a_reader_of_records_refuses(videos, out):

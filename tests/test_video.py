@@ -13,7 +13,7 @@ from av.video.frame import PictureType
 
 from tests import video_files
 from zoo.datasets import video
-from zoo.datasets.video import VideoError, probe, read_video
+from zoo.datasets.video import VideoError, probe, read_video, stream_frames
 
 COUNT = 60
 
@@ -169,6 +169,27 @@ def test_display_matrix(folder, mp4, matrix):
     if matrix == (0, 1, -1, 0):
         assert turned.rotation == -90
         assert (probe(path).width, probe(path).height) == (16, 64)
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1)])
+def test_frames_one_by_one_are_those_read_together(mp4, folder, matrix):
+    """Upright, and of the size that a function of the stored size gives."""
+    path = video_files.set_display_matrix(mp4, folder / "streamed.mp4", matrix)
+    streamed = np.stack(list(stream_frames(path)))
+    np.testing.assert_array_equal(streamed, read_video(path).frames)
+    small = np.stack(list(stream_frames(path, lambda w, h: (w // 2, h // 2))))
+    np.testing.assert_array_equal(small, read_video(path, shorter_side=8).frames)
+    with pytest.raises(VideoError, match=f"{COUNT} frames, accepted are up to max_fr"):
+        next(stream_frames(path, max_frames=9))
+
+
+def test_damage_ends_the_frames_one_by_one(mp4, folder):
+    path = video_files.cut(mp4, folder / "no_end.mp4")
+    with pytest.raises(VideoError, match="no_end.mp4: not a video file"):
+        next(stream_frames(path))
+    path.write_bytes(b"")
+    with pytest.raises(VideoError, match="no_end.mp4: is empty"):
+        next(stream_frames(path))
 
 
 def test_rotated_real_clip_shows_the_same_scene(clips):

@@ -137,7 +137,9 @@ def _merge(shard, records, manifest):
 
     # The shard says what it holds: a kill may have come before the manifest did.
     places = {
-        video: (shard, offset, length) for video, offset, length in names_in(shard)
+        video: (shard, offset, length)
+        for video, offset, length in names_in(shard)
+        if manifest.entries.get(video, {}).get("verdict") != "failed"
     }
     for path, entry in records:
         places[entry["video"]] = (path, 0, path.stat().st_size)

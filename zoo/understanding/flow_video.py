@@ -19,6 +19,8 @@ from zoo.understanding.flow_pictures import legend, picture, tiles
 
 TILES, COLUMNS = 24, 4
 """Most pairs on a sheet, and pairs in a row of it."""
+BLOCK = 64
+"""Stored fields read at once: each time, TFRecords are read from the video's start."""
 KEY = 5
 """The key to the colours is a fifth of the picture's shorter side."""
 
@@ -91,8 +93,12 @@ def frames_and_flow(video, source, on_damage=None):
         for first, second in zip(frames[:-1], frames[1:], strict=True):
             yield first, to_pixels(source.between(first, second))
     else:
-        for i in range(min(len(frames), source.count(video))):
-            yield frames[i], to_pixels(source.fields(video, [i])[0])
+        count = min(len(frames), source.count(video))
+        for start in range(0, count, BLOCK):
+            numbers = range(start, min(start + BLOCK, count))
+            codes = source.fields(video, numbers)
+            for i, field in zip(numbers, codes, strict=True):
+                yield frames[i], to_pixels(field)
 
 
 def side_by_side(frame, flow, encoding="wheel", bound=10.0):

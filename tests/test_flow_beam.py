@@ -60,6 +60,19 @@ def test_a_second_run_computes_nothing(flow_beam, videos, tmp_path):
         flow_beam.run([videos], tmp_path / "flow", Settings(OpenCVMethod("farneback")))
 
 
+def test_camera_motion_is_removed_and_counted_as_by_the_pool(
+    flow_beam, videos, tmp_path
+):
+    (videos / "run" / "bad.mp4").unlink()
+    settings = Settings(OpenCVMethod("dis", camera_motion=True), 48)
+    assert flow_beam.run([videos], tmp_path / "beam", settings, **OPTIONS) == (4, ())
+    pool = extract([videos], tmp_path / "pool", settings, 2, stream=io.StringIO())
+    assert pool.plain is not None
+    assert flow_cases.files_of(tmp_path / "beam") == flow_cases.files_of(
+        tmp_path / "pool"
+    )
+
+
 def test_without_beam_the_module_says_what_to_install():
     if importlib.util.find_spec("apache_beam"):
         pytest.skip("Apache Beam is here")

@@ -86,6 +86,7 @@ def keep_failure(out, entry):
 
 def _extract(job, settings, flow, out, tick):
     source = {"path": job.path, **fingerprint(job.path)}
+    plain = getattr(flow, "plain", None)
     with _explained(out, job.name), _hidden(out) as folder:
         files = _Files(folder)
         for codes in _fields(job, settings, flow):
@@ -107,6 +108,8 @@ def _extract(job, settings, flow, out, tick):
             "height": height,
             "sha256": files.digest.hexdigest(),
         }
+        if plain is not None:
+            entry["plain_fields"] = flow.plain - plain
         (folder / ENTRY).write_text(json.dumps(entry))
         return _finish(folder, finished_folder(out, job.name), entry)
 

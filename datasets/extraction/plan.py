@@ -93,9 +93,11 @@ def _difference(job, entry, settings, out):
 
 def _changes(before, now):
     """The settings that differ, in words."""
+    before, now = dict(before), dict(now)
+    parameters = [record.pop("parameters", {}) for record in (before, now)]
+    if before.get("method") == now["method"]:  # those of two methods say nothing
+        before, now = parameters[0] | before, parameters[1] | now
     keys = [key for key in now if before.get(key) != now[key]]
-    if "method" in keys:
-        keys.remove("parameters")
     keys += [key for key in before if key not in now]
     changes = [f"{k} was {before.get(k)!r} and is now {now.get(k)!r}" for k in keys]
     return ", ".join(changes)

@@ -29,6 +29,8 @@ class Summary:
         failed: (name, reason) of each that failed.
         fields: Number of fields computed.
         seconds: How long it took.
+        plain: Number of fields in which no camera motion was found, of the videos
+            extracted; None where none was sought.
     """
 
     extracted: int
@@ -36,13 +38,15 @@ class Summary:
     failed: tuple[tuple[str, str], ...]
     fields: int
     seconds: float
+    plain: int | None = None
 
     def __str__(self):
         rate = self.fields / self.seconds if self.seconds else 0.0
+        plain = "" if self.plain is None else f"; no camera motion in {self.plain}"
         return (
             f"{self.extracted} videos extracted, {self.there} were there, "
             f"{len(self.failed)} failed; {self.fields} fields in {self.seconds:.1f} s "
-            f"({rate:.1f}/s)"
+            f"({rate:.1f}/s){plain}"
         )
 
 
@@ -73,11 +77,12 @@ def extract(videos, out, settings, processes=None, overwrite=False, stream=None)
     jobs = jobs_of(videos)
     with opened(out, jobs, settings, overwrite) as (manifest, todo, there):
         progress = Progress({job: _bytes(job) for job in todo}, stream)
-        failed = []
+        failed, plain = [], []
         try:
             for job, entry in _entries(todo, settings, out, progress, processes):
                 if entry["verdict"] == "ok":
                     accept(out, entry, manifest)
+                    plain.append(entry.get("plain_fields"))
                 else:
                     fail(out, entry, manifest)
                     failed.append((job.name, entry["reason"]))
@@ -86,8 +91,14 @@ def extract(videos, out, settings, processes=None, overwrite=False, stream=None)
         finally:
             progress.close()
     extracted = progress.videos - len(failed)
+    plain = [count for count in plain if count is not None]
     return Summary(
-        extracted, len(there), tuple(failed), progress.fields, progress.seconds
+        extracted,
+        len(there),
+        tuple(failed),
+        progress.fields,
+        progress.seconds,
+        sum(plain) if plain else None,
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from zoo.datasets.camera_motion import CameraMotionRemoval
 from zoo.datasets.flow import BOUND, PARAMETERS, ComputedFlow
 
 FORMATS = ("jpeg", "tfrecord")
@@ -27,16 +28,20 @@ class OpenCVMethod:
     plain data that says how; ``batch``, how many pairs at once; ``processes``, how
     many are useful, None for one per core; ``open()``, called in the process that
     computes, for an object whose ``between(firsts, seconds)`` turns uint8 RGB
-    [N, H, W, 3] twice into float32 [N, H, W, 2] in pixels.
+    [N, H, W, 3] twice into float32 [N, H, W, 2] in pixels. Where it removes camera
+    motion, ``plain`` is how many of its fields so far are as they were.
 
     Attributes:
         name: One of ``zoo.datasets.flow.METHODS``.
+        camera_motion: Whether the camera's motion is taken out
+            (``zoo.datasets.camera_motion``).
 
     Raises:
         ValueError: If the method is unknown.
     """
 
     name: str
+    camera_motion: bool = False
     batch = 8
     processes = None
 
@@ -45,21 +50,27 @@ class OpenCVMethod:
 
     @property
     def parameters(self):
-        """What OpenCV is given."""
-        return PARAMETERS[self.name]
+        """What OpenCV is given, and whether camera motion is removed."""
+        removed = {"camera_motion": True} if self.camera_motion else {}
+        return {**PARAMETERS[self.name], **removed}
 
     def open(self):
         """The method, ready to compute."""
-        return _OpenCV(ComputedFlow(self.name))
+        pixels = ComputedFlow(self.name).pixels
+        return _OpenCV(CameraMotionRemoval(pixels) if self.camera_motion else pixels)
 
 
 class _OpenCV:
-    def __init__(self, flow):
-        self._flow = flow
+    def __init__(self, field):
+        self._field = field
+
+    @property
+    def plain(self):
+        return getattr(self._field, "plain", None)
 
     def between(self, firsts, seconds):
         pairs = zip(firsts, seconds, strict=True)
-        return np.stack([self._flow.pixels(*pair) for pair in pairs])
+        return np.stack([self._field(*pair) for pair in pairs])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,26 +119,31 @@ def info_of(options, arguments):
     shards=("integer", 16, "number of files of --format tfrecord"),
     processes=("integer", None, "one per core by default, one with --method layer"),
     overwrite=("boolean", False, "extract again what has changed"),
+    camera_motion=("boolean", False, "remove what moves by the camera, a homography"),
     check=("string", None, "compare this folder with its manifest, extract nothing"),
+    show=("string", None, "draw one video and its flow: OUT.mp4, or a sheet OUT.png"),
+    flow=("string", None, "folder of stored flow that --show reads, computing nothing"),
+    encoding=("string", "wheel", "or hsv, hsv_white, mag, u, v, magnitude; of --show"),
+    bound=("float", 10.0, "displacement in pixels of the strongest colour of --show"),
 )
 def extract_flow(options, arguments):
-    """Stores the optical flow of videos, folders or lists of them, for --flow."""
+    """Stores the optical flow of videos for --flow, or draws that of one (--show)."""
     from zoo import flow_methods
 
+    flow_methods.refuse({f for f in COMMANDS["flow"].kinds if options[f].present})
     if options.check is not None:
         _at_most(0, arguments)
         return flow_methods.check(options.check)
     if not arguments:
         raise Usage("zoo flow needs videos: files, folders or lists of them.")
+    method = flow_methods.find(options.method, options.preset, options.camera_motion)
+    if options.show is not None:
+        return _show_flow(options, method, _one("a video", arguments))
     _require(options, "out")
     from zoo.datasets.extraction import Settings, extract
 
     settings = Settings(
-        flow_methods.find(options.method, options.preset),
-        options.size or None,
-        options.quality,
-        options.format,
-        options.shards,
+        method, options.size or None, options.quality, options.format, options.shards
     )
     done = extract(
         arguments, options.out, settings, options.processes, options.overwrite
@@ -410,6 +415,21 @@ def _cache(mib):
 # --- output --------------------------------------------------------------------------
 
 
+def _show_flow(options, method, video):
+    from zoo import flow_methods
+    from zoo.understanding.flow_video import frames_and_flow, show
+
+    source, opened = flow_methods.source(method, options.flow)
+    pairs = frames_and_flow(
+        video, source, lambda *damage: _warn_of_damage(*damage, done="drawn")
+    )
+    drawn, seen = show(pairs, options.show, options.encoding, options.bound)
+    print(f"{drawn} of {seen} pairs drawn: {options.show}")
+    if options.camera_motion:
+        print(f"{opened.plain} of them are plain flow: no camera motion was found")
+    return 0
+
+
 def _learning_curves(run):
     from zoo.evaluation.report import learning_curves
 
@@ -484,9 +504,9 @@ def _from_model_folder(path, flow):
     return Predictor(classify, labels, record.frames, reader)
 
 
-def _warn_of_damage(path, video):
+def _warn_of_damage(path, video, done="predicted"):
     print(
-        f"zoo: warning: {path}: damaged ({video.damage}); predicted from the "
+        f"zoo: warning: {path}: damaged ({video.damage}); {done} from the "
         f"{video.decoded} frames decoded of {video.declared or '?'} declared",
         file=sys.stderr,
     )

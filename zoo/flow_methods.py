@@ -1,4 +1,4 @@
-"""Methods of optical flow for `zoo flow`, OpenCV's and our own layer; its answers.
+"""Methods of optical flow for `zoo flow`, OpenCV's and our layer; flags and answers.
 
 Source: Zach et al. 2007 for TV-L1; thesis 3.3.5 for what is stored.
 """
@@ -9,9 +9,12 @@ import sys
 import numpy as np
 
 from zoo.datasets.extraction import OpenCVMethod
-from zoo.datasets.flow import METHODS
+from zoo.datasets.flow import METHODS, flow_source
 
 PRESETS = ("default", "fast")
+_STORING = ("out", "size", "quality", "format", "shards", "processes", "overwrite")
+_DRAWING = ("show", "flow", "encoding", "bound")
+_COMPUTING = ("method", "preset", "camera_motion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +26,17 @@ class LayerMethod:
 
     Attributes:
         preset: of the layer, one of PRESETS.
+        camera_motion: whether `zoo.layers.RemoveCameraMotion` takes the camera's motion
+            out of its flow.
+        batch: pairs at once.
 
-    Source: Zach et al. 2007.
+    Source: Zach et al. 2007; Wang and Schmid 2013 for the camera's motion.
     """
 
     preset: str = "default"
+    camera_motion: bool = False
+    batch: int = 8
     name = "layer"
-    batch = 8
     processes = 1  # TensorFlow takes all cores, or the GPU, by itself
 
     def __post_init__(self):
@@ -40,8 +47,9 @@ class LayerMethod:
 
     @property
     def parameters(self):
-        """What the layer is given."""
-        return {"preset": self.preset}
+        """What the layer is given, and whether camera motion is removed."""
+        removed = {"camera_motion": True} if self.camera_motion else {}
+        return {"preset": self.preset, **removed}
 
     def open(self):
         """The layer, ready to compute."""
@@ -52,7 +60,10 @@ class LayerMethod:
                 "--method layer needs zoo.layers.TVL1Flow, which this version lacks; "
                 f"accepted are {', '.join(METHODS)}."
             )
-        return Batches(layers.TVL1Flow(preset=self.preset), self.batch)
+        removal = (
+            layers.RemoveCameraMotion(dtype="float32") if self.camera_motion else None
+        )
+        return Batches(layers.TVL1Flow(preset=self.preset), self.batch, removal)
 
 
 class Batches:
@@ -61,39 +72,83 @@ class Batches:
     A last batch that is shorter is filled up, so that a video's frames have one shape
     and the graph is traced once for it.
 
+    Attributes:
+        plain: fields so far that the second layer left as they were; None without it.
+
     Source: our own.
     """
 
-    def __init__(self, layer, batch):
-        """Compiles the layer.
+    def __init__(self, layer, batch, removal=None):
+        """Compiles the layers.
 
         Args:
             layer: from two uint8 [B, H, W, 3] to float32 [B, H, W, 2] in pixels.
             batch: B.
+            removal: None, or a layer from such flow to flow that is applied to it, and
+                leaves it alone to the last bit where it finds no camera motion.
         """
         import keras
 
         frames = [keras.Input((None, None, 3), dtype="uint8") for _ in range(2)]
-        self._model = keras.Model(frames, layer(frames))
+        flow = layer(frames)
+        self._model = keras.Model(frames, flow)
+        self.plain = None
+        if removal:
+            left = removal(flow)
+            same = keras.ops.all(keras.ops.equal(left, flow), axis=(1, 2, 3))
+            self._model = keras.Model(frames, [left, same])
+            self.plain = 0
         self._batch = batch
 
     def between(self, firsts, seconds):
         """Fields from frames to frames, uint8 [N, H, W, 3] -> float32 [N, H, W, 2]."""
-        missing = self._batch - len(firsts)
-        if missing > 0:
+        count = len(firsts)
+        if missing := max(self._batch - count, 0):
             firsts, seconds = (
                 np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
                 for x in (firsts, seconds)
             )
         found = self._model.predict_on_batch([firsts, seconds])
-        return found[: len(found) - max(missing, 0)]
+        if self.plain is not None:
+            found, same = found
+            self.plain += int(same[:count].sum())
+        return found[:count]
 
 
-def find(name, preset="default"):
+def source(method, folder=None):
+    """Where `zoo.understanding.flow_video` takes the flow of frames one by one from.
+
+    Args:
+        method: as `find` gives it.
+        folder: of flow that is stored, read instead: as `zoo flow` writes it, or in the
+            authors' layout.
+
+    Returns:
+        (source, open method): a function of two uint8 [H, W, 3] to float32 [H, W, 2] in
+        pixels, and what counts as `plain` the fields without camera motion; of a
+        folder its reader and None.
+
+    Raises:
+        ValueError: there's no flow in the folder, or the layer is missing.
+
+    Source: our own.
+    """
+    if folder in METHODS:
+        raise ValueError(f"--flow is a folder here; to compute it: --method {folder}.")
+    if folder is not None:
+        return flow_source(folder), None
+    if isinstance(method, LayerMethod):
+        method = dataclasses.replace(method, batch=1)
+    opened = method.open()
+    return lambda *pair: opened.between(*(x[None] for x in pair))[0], opened
+
+
+def find(name, preset="default", camera_motion=False):
     """The method of a name.
 
     Args:
         name: one of `zoo.datasets.flow.METHODS` or "layer". preset: of the layer.
+        camera_motion: whether to remove the camera's motion.
 
     Raises:
         ValueError: unknown name or preset.
@@ -101,14 +156,38 @@ def find(name, preset="default"):
     Source: Zach et al. 2007.
     """
     if name == "layer":
-        return LayerMethod(preset)
+        return LayerMethod(preset, camera_motion)
     if preset != "default":
         raise ValueError(f"--preset is for --method layer; got --method {name}.")
     if name not in METHODS:
         raise ValueError(
             f"Unknown flow method {name!r}; accepted are {', '.join(METHODS)}, layer."
         )
-    return OpenCVMethod(name)
+    return OpenCVMethod(name, camera_motion)
+
+
+def refuse(given):
+    """Refuses flags of `zoo flow` that contradict each other.
+
+    Args:
+        given: the names of those on the command line.
+
+    Raises:
+        ValueError: some do; it says which to leave out.
+
+    Source: our own.
+    """
+    for mode, others, reason in (
+        ("check", _STORING + _DRAWING + _COMPUTING, "reads a folder as it is"),
+        ("show", _STORING, "draws a video in its own size and stores no flow"),
+        ("flow", _COMPUTING, "shows flow as it was stored"),
+    ):
+        wrong = [f"--{flag}" for flag in others if flag in given]
+        if mode in given and wrong:
+            raise ValueError(f"--{mode} {reason}; leave out {', '.join(wrong)}.")
+    wrong = [f"--{flag}" for flag in _DRAWING[1:] if flag in given]
+    if wrong and "show" not in given:
+        raise ValueError(f"Only with --show OUT.mp4 or OUT.png: {', '.join(wrong)}.")
 
 
 def verdict(summary):

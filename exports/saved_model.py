@@ -20,9 +20,10 @@ from absl import logging
 import zoo.models
 from zoo.exports import warmup
 from zoo.exports.folder import publishing, require_free
-from zoo.exports.signature import Contract, channels_of, signature
+from zoo.exports.signature import Contract, channels_of, computes_flow, signature
 from zoo.exports.verification import compute_dtypes
 from zoo.exports.verification import verify as verify_export
+from zoo.models.plain_rgb import network_of
 from zoo.models.testing import video_classifier
 
 EXTRA = "assets.extra"
@@ -50,6 +51,8 @@ def export(
     first, `classes` int32, `labels` string and `top_scores` float32 [B, k]. Frames
     are taken, resized and normalised inside, and the scores
     of their mirror images averaged in, by the network that evaluates models in Python.
+    A model that computes flow itself (`zoo.load(..., flow="tvl1")`) takes `clips`
+    alone, and needs all frames of a video, without gaps.
 
     The directory appears whole or not at all, even if the process is killed.
 
@@ -102,9 +105,10 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     )
     contract = _with_labels(contract, network.output["logits"].shape[-1], name)
     module, function = signature(network, contract)
-    activation = model.get_layer("predictions").activation.__name__
+    activation = network_of(model).get_layer("predictions").activation.__name__
     record = {"name": name, "model": model.name, "activation": activation}
     record["inputs"] = list(channels_of(network))
+    record["computes_flow"] = computes_flow(network)
     record |= dataclasses.asdict(contract) | _facts(network, contract.labels)
     text = json.dumps(record, indent=2, ensure_ascii=False)
     with publishing(folder, version) as publication:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from zoo.layers.clip_view import take_frames
+from zoo.models.plain_rgb import flow_stack_of
 from zoo.models.testing import MAX_VIEW_PIXELS, alone_or_all
 
 TYPES = {"clips": tf.uint8, "flow": tf.float32}
@@ -96,9 +97,12 @@ def signature(network, contract):
     module.fixed = _copies(network.non_trainable_variables)
 
     def serve(**inputs):
-        checked = _checked(inputs, contract)
-        # Sampled while it is bytes; a long video is never converted whole.
-        taken = {k: take_frames(x, contract.frames) for k, x in checked.items()}
+        checked = _checked(inputs, contract, computes_flow(network))
+        if computes_flow(network):  # between all frames
+            taken = checked
+        else:
+            # Sampled while it is bytes; a long video is never converted whole.
+            taken = {k: take_frames(x, contract.frames) for k, x in checked.items()}
         outputs, _ = network.stateless_call(
             module.trained, module.fixed, alone_or_all(taken), training=False
         )
@@ -140,7 +144,12 @@ def _named(outputs, contract):
     }
 
 
-def _checked(inputs, contract):
+def computes_flow(network):
+    """Whether a network of videos computes optical flow itself (thesis 3.3.5)."""
+    return flow_stack_of(network) is not None
+
+
+def _checked(inputs, contract, all_frames):
     """The inputs, after assertions that run in the server."""
     shapes, checks = {}, []
     for name, tensor in inputs.items():
@@ -149,7 +158,10 @@ def _checked(inputs, contract):
         checks.append(_is_clip(name, shapes[name], tensor.shape[-1]))
     first = next(iter(shapes))
     with tf.control_dependencies(checks):
-        checks = [_fits(first, tf.identity(shapes[first]), contract)]
+        shape = tf.identity(shapes[first])
+        checks = [_fits(first, shape, contract, all_frames)]
+        if all_frames:
+            checks.append(_is_video(first, shape))
         checks += [
             _same_size(first, shapes[first], name, shape)
             for name, shape in shapes.items()
@@ -186,16 +198,26 @@ def _is_clip(name, shape, channels):
     return tf.debugging.Assert(is_clip, [expected, shape], summarize=8)
 
 
-def _fits(name, shape, contract):
+def _is_video(name, shape):
+    message = (
+        f"`{name}` must hold the consecutive frames of a video, at least 2, between "
+        "which there is optical flow; got shape:"
+    )
+    return tf.debugging.Assert(shape[1] >= 2, [message, shape])
+
+
+def _fits(name, shape, contract, all_frames):
     batch, time, height, width, _ = tf.unstack(shape, num=5)
     pixels = batch * time * height * width
     shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
     side = contract.shorter_side
-    view = batch * contract.frames * side * (side * longer // shorter)
+    frames = time if all_frames else contract.frames
+    view = batch * frames * side * (side * longer // shorter)
+    taken = "all" if all_frames else contract.frames
     too_large = (
         f"The request is too large: at most {contract.max_pixels} pixels may be sent "
-        f"and {contract.max_view_pixels} remain after taking {contract.frames} frames "
-        f"and resizing them to a shorter side of {side}; send fewer or smaller clips, "
+        f"and {contract.max_view_pixels} remain after taking {taken} frames and "
+        f"resizing them to a shorter side of {side}; send fewer or smaller clips, "
         "or export with other limits. Got shape, pixels sent, pixels remaining:"
     )
     fits = tf.logical_and(

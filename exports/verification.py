@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo.exports.signature import channels_of
+from zoo.exports.signature import channels_of, computes_flow
 from zoo.models.testing import alone_or_all
 
 TOLERANCE = 1e-5  # of the largest raw score, or of 1 if that is less
@@ -65,9 +65,14 @@ def verify(folder, network, function, labels):
 def sample_inputs(network):
     """Random clips of what a network takes: colours, and flow of a few pixels.
 
+    A network that computes flow gets a moving wave: flow between frames of noise is as
+    chaotic as they are, and turns on the last bit.
+
     Source: thesis 2.3 for the inputs.
     """
     rng, shape = np.random.default_rng(0), (1, 5, 48, 64)
+    if computes_flow(network):
+        return {"clips": _waves(shape)}
     makers = {
         "clips": lambda shape: rng.integers(0, 256, shape, np.uint8),
         "flow": lambda shape: rng.normal(0, 5, shape).astype(np.float32),
@@ -76,6 +81,14 @@ def sample_inputs(network):
         name: makers[name]((*shape, channels))
         for name, channels in channels_of(network).items()
     }
+
+
+def _waves(shape):
+    """Frames of waves that move a pixel to the right each, uint8 [1, T, H, W, 3]."""
+    _, frames, height, width = shape
+    t, y, x = np.mgrid[:frames, :height, :width]
+    colours = [np.sin((x - t) / 4 + y / 7 + phase) for phase in (0, 1, 2)]
+    return np.uint8(127 + 100 * np.stack(colours, axis=-1))[None]
 
 
 def tolerance(network):

@@ -9,6 +9,7 @@ from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
 from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
 from zoo.layers.cross_stream import CrossStream
+from zoo.layers.flow_stack import FlowStack
 from zoo.layers.fusion import (
     BilinearFusion,
     ConcatFusion,
@@ -33,6 +34,7 @@ from zoo.layers.pooling import (
 from zoo.layers.spatial_conv import SpatialConv
 from zoo.layers.sub_batch_normalization import SubBatchNormalization
 from zoo.layers.temporal_conv import TemporalConv
+from zoo.layers.tv_l1 import TVL1Flow
 
 __all__ = [
     "BilinearFusion",
@@ -44,6 +46,7 @@ __all__ = [
     "CrossStream",
     "FeatureIdentity",
     "FlowNormalization",
+    "FlowStack",
     "FusionIdentity",
     "Inflated",
     "LocalResponseNormalization",
@@ -56,6 +59,7 @@ __all__ = [
     "StreamAverage",
     "SubBatchNormalization",
     "SumFusion",
+    "TVL1Flow",
     "TemporalConv",
     "TemporalConvNorm",
     "TemporalMaxPooling",

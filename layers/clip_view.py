@@ -58,7 +58,7 @@ class ClipView(keras.layers.Layer):
     range, min(H', W') = shorter_side, the aspect ratio kept to the pixel.
 
     Args:
-        frames: number of frames taken, see `equally_spaced`.
+        frames: number of frames taken, see `equally_spaced`; None takes all.
         shorter_side: of the result, in pixels.
         flow: whether the clips are optical flow in pixels, whose displacements grow
             and shrink with the frames.
@@ -68,13 +68,15 @@ class ClipView(keras.layers.Layer):
 
     def __init__(self, frames=16, shorter_side=256, flow=False, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        require_positive("ClipView", frames=frames, shorter_side=shorter_side)
+        counts = {} if frames is None else {"frames": frames}
+        require_positive("ClipView", **counts, shorter_side=shorter_side)
         self.frames = frames
         self.shorter_side = shorter_side
         self.flow = bool(flow)
 
     def call(self, clips):
-        x = ops.cast(take_frames(clips, self.frames), "float32")
+        x = clips if self.frames is None else take_frames(clips, self.frames)
+        x = ops.cast(x, "float32")
         height, width = ops.shape(x)[2:4]
         shorter = ops.minimum(height, width)
         rows = resize_matrix(height, self._scaled(height, shorter))
@@ -88,14 +90,14 @@ class ClipView(keras.layers.Layer):
         return (2 * size * self.shorter_side + shorter) // (2 * shorter)
 
     def compute_output_shape(self, input_shape):
-        batch, _, height, width, channels = input_shape
+        batch, length, height, width, channels = input_shape
         if height is not None and width is not None:
             shorter = min(height, width)
             height = self._scaled(height, shorter)
             width = self._scaled(width, shorter)
         else:
             height = width = None
-        return (batch, self.frames, height, width, channels)
+        return (batch, self.frames or length, height, width, channels)
 
     def compute_output_spec(self, clips):
         shape = self.compute_output_shape(clips.shape)

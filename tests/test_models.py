@@ -13,6 +13,13 @@ TINY = zoo.list_models("*_tiny")
 LARGE = [name for name in zoo.list_models() if name not in TINY]
 
 
+@pytest.fixture
+def memory_returned():
+    """Models are cyclic and large: unless collected, they add up to many gigabytes."""
+    yield
+    keras.utils.clear_session(free_memory=True)
+
+
 def clip(batch=2, frames=5, height=64, width=64):
     shape = (batch, frames, height, width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype="uint8")
@@ -66,14 +73,15 @@ def trained(model, frames=5, size=64):
             layer.set_weights([rng.normal(0, 0.2, w.shape) for w in layer.weights])
         elif layer.name.endswith(("fc", "fc8")):
             layer.set_weights([rng.normal(0, 0.2, w.shape) for w in layer.weights])
-    model(given(model, 4, frames, size, size), training=True)
+    if norms:
+        model(given(model, 4, frames, size, size), training=True)
     for layer in norms:
         layer.momentum = 0.95
     return model
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
-def test_record_tells_the_truth(name, zero_weights):
+def test_record_tells_the_truth(name, zero_weights, memory_returned):
     """Parameters, multiply-adds, receptive fields and endpoints, recomputed."""
     info, model = zoo.info(name), zoo.load(name)
     assert parameters(model) == info.parameters
@@ -265,7 +273,7 @@ class TestTiny:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
-def test_large_models_run(name):
+def test_large_models_run(name, memory_returned):
     smallest = 96 if "resnet" in name or "mulnet" in name else 224
     model = trained(zoo.load(name, num_classes=5), size=smallest)
     y = answer(model.predict(given(model, 1, 5, smallest, smallest), verbose=0))

@@ -31,6 +31,7 @@ def load(
     weights=None,
     num_classes=None,
     classifier_activation="softmax",
+    flow=None,
     **options,
 ):
     """Builds a registered model by name, with or without trained weights.
@@ -47,6 +48,8 @@ def load(
             model's own default. Another size than the weights' gets a new classifier,
             which is said once.
         classifier_activation: activation after the averaged scores; None for scores.
+        flow: "tvl1" or "tvl1_fast" computes optical flow inside the model, which then
+            takes nothing but `frames` [B, N, H, W, 3], see `zoo.models.plain_rgb`.
         **options: of this architecture, see `info(name).options`.
 
     Returns:
@@ -64,7 +67,12 @@ def load(
     """
     from zoo.weights.loading import load as load_model
 
-    return load_model(name, weights, num_classes, classifier_activation, **options)
+    model = load_model(name, weights, num_classes, classifier_activation, **options)
+    if flow is None:
+        return model
+    from zoo.models.plain_rgb import plain_rgb
+
+    return plain_rgb(model, flow)
 
 
 def features(model, endpoints):

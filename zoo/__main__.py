@@ -265,6 +265,7 @@ def predict(options, arguments):
     model=MODEL,
     out=("string", None, "folder of all served models"),
     name=("string", None, "name to serve it under; the model's own by default"),
+    flow=("string", None, "compute flow inside, so that frames are enough: tvl1"),
 )
 def export(options, arguments):
     """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""
@@ -275,6 +276,10 @@ def export(options, arguments):
     from zoo.weights import folder
 
     model, record = folder.load(_model_folder(options.model))
+    if options.flow:
+        from zoo.models.plain_rgb import plain_rgb
+
+        model = plain_rgb(model, options.flow)
     view = {"frames": record.frames, "shorter_side": record.shorter_side}
     try:
         path = run_export(
@@ -443,12 +448,13 @@ class Predictor:
     Attributes:
         classify: from a batch of one clip, as a `zoo.datasets.Reader` reads it, to
             scores [K].
-        labels: K names. frames: how many are taken. reader: of the video.
+        labels: K names. reader: of the video.
+        frames: how many are taken; None takes all, to compute flow between them.
     """
 
     classify: Callable
     labels: tuple
-    frames: int
+    frames: int | None
     reader: object
 
 
@@ -481,7 +487,8 @@ def _predictor(path, flow):
         inputs = {name: clip[kinds[name]] for name in exported.inputs}
         return exported(**inputs)["scores"][0]
 
-    return Predictor(classify, record["labels"], record["frames"], reader)
+    frames = None if record.get("computes_flow") else record["frames"]
+    return Predictor(classify, record["labels"], frames, reader)
 
 
 def _from_model_folder(path, flow):
@@ -517,7 +524,7 @@ def _print_prediction(predictor, path, top):
     from zoo.evaluation.evaluate import network_errors
 
     clip = predictor.reader.read(
-        path, lambda count: test_indices(count, predictor.frames)
+        path, lambda count: test_indices(count, predictor.frames or count)
     )
     with network_errors("cut or shrink the video"):
         scores = predictor.classify({name: x[None] for name, x in clip.items()})

@@ -13,6 +13,7 @@ from absl import logging
 from zoo.datasets import Reader, VideoError, test_videos
 from zoo.evaluation.results import Results, Skip
 from zoo.models.inputs import CHANNELS
+from zoo.models.plain_rgb import flow_stack_of
 from zoo.models.testing import (
     MAX_VIEW_PIXELS,
     VIDEO_INPUTS,
@@ -97,7 +98,16 @@ class Scorer:
         Args:
             model: a classifier of the zoo.
             frames, shorter_side, flip: see `zoo.models.testing.video_classifier`.
+
+        Raises:
+            ValueError: a model that computes flow itself.
         """
+        if flow_stack_of(model) is not None:
+            raise ValueError(
+                f"{model.name} computes optical flow itself; evaluate the network that "
+                "it was made of, zoo.load without flow=, with flow='tvl1' or the "
+                "folder of `zoo flow` given to the evaluation."
+            )
         self.inputs = inputs_of(model)
         self.frames = frames
         self.shorter_side = shorter_side

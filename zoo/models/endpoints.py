@@ -8,6 +8,8 @@ import re
 
 import keras
 
+from zoo.models.plain_rgb import flow_stack_of, network_of
+
 _ENDPOINT = re.compile(
     "(?:(?:appearance|motion)_)?(?:conv|relu|res|pool|fc|fusion|logits|pred)"
 )
@@ -21,7 +23,13 @@ def features(model, endpoints):
     endpoints = [endpoints] if isinstance(endpoints, str) else list(endpoints)
     if not endpoints:
         raise ValueError("No endpoints given; pass e.g. ['res4', 'pool5'].")
-    outputs = {name: _output(model, name) for name in endpoints}
+    stack = flow_stack_of(model)
+    if stack is not None:
+        inner = features(network_of(model), endpoints)
+        seen = stack(model.input)
+        outputs = inner(seen if isinstance(inner.input, dict) else seen["flow"])
+    else:
+        outputs = {name: _output(model, name) for name in endpoints}
     return keras.Model(model.input, outputs, name=f"{model.name}_features")
 
 

@@ -7,9 +7,10 @@ images and their horizontal flips, the predictions of all locations averaged. 4.
 
 import keras
 
-from zoo.layers import ClipView
+from zoo.layers import ClipView, FlowStack
 from zoo.models.endpoints import features
 from zoo.models.inputs import CHANNELS
+from zoo.models.plain_rgb import flow_stack_of, network_of
 
 # Pixels that a network may see of one video by default, frames x H' x W': memory and
 # time go with them, and a thin frame is large once its shorter side is stretched.
@@ -45,19 +46,22 @@ def video_classifier(model, frames=16, shorter_side=256, flip=True):
         A keras.Model to {"logits": [B, K], "predictions": [B, K]}: raw scores, and the
         activation of `model` on them. Its inputs are `clips` [B, T, H, W, 3], uint8 or
         float, RGB 0-255, and `flow` [B, T, H, W, 20] in pixels, the stack around every
-        frame, any T, H and W, the same in both; a dict where the model sees both.
+        frame, any T, H and W, the same in both; a dict where the model sees both. A
+        model of `zoo.models.plain_rgb` takes `clips` alone, all frames of a video.
 
     Source: thesis 7.3.3, 4.3.5.
     """
+    stack = flow_stack_of(model)
+    if stack is not None:
+        model = network_of(model)
+        given, views = _computed_views(model, stack, frames, shorter_side)
+    else:
+        given, views = _given_views(model, frames, shorter_side)
+    mirrors = {
+        kind: Mirror(kind == "flow", name=f"{kind}_mirror")(view)
+        for kind, view in views.items()
+    }
     scores = features(model, ["logits"])
-    given, views, mirrors = {}, {}, {}
-    for kind in inputs_of(model):
-        flow = kind == "flow"
-        name = VIDEO_INPUTS[kind]
-        given[name] = keras.Input((None, None, None, CHANNELS[kind]), name=name)
-        view = ClipView(frames, shorter_side, flow, name=f"{kind}_view")
-        views[kind] = view(given[name])
-        mirrors[kind] = Mirror(flow, name=f"{kind}_mirror")(views[kind])
     logits = scores(alone_or_all(views))["logits"]
     if flip:
         mirrored = scores(alone_or_all(mirrors))["logits"]
@@ -66,6 +70,26 @@ def video_classifier(model, frames=16, shorter_side=256, flip=True):
     predictions = keras.layers.Activation(activation, dtype="float32")(logits)
     outputs = {"logits": logits, "predictions": predictions}
     return keras.Model(alone_or_all(given), outputs, name=f"{model.name}_on_videos")
+
+
+def _given_views(model, frames, shorter_side):
+    """Inputs of a network of videos, and what it sees of them, {"rgb", "flow"}."""
+    given, views = {}, {}
+    for kind in inputs_of(model):
+        name = VIDEO_INPUTS[kind]
+        given[name] = keras.Input((None, None, None, CHANNELS[kind]), name=name)
+        view = ClipView(frames, shorter_side, kind == "flow", name=f"{kind}_view")
+        views[kind] = view(given[name])
+    return given, views
+
+
+def _computed_views(model, stack, frames, shorter_side):
+    """The same with flow computed from all frames, in the size of the view."""
+    clips = keras.Input((None, None, None, CHANNELS["rgb"]), name="clips")
+    resized = ClipView(None, shorter_side, name="frames_view")(clips)
+    settings = {**stack.get_config(), "positions": frames}
+    views = FlowStack.from_config(settings)(resized)
+    return {"clips": clips}, {kind: views[kind] for kind in inputs_of(model)}
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -238,6 +238,15 @@ class TestLayer:
             np.testing.assert_allclose(found, eager, atol=2e-3)
         assert graph(first[None][:0], second[None][:0]).shape == (0, 64, 40, 2)
 
+    def test_known_sizes_without_a_compiler(self):
+        """TensorFlow's optimiser may not break loops in loops; it did, at random."""
+        first, second = (tf.constant(i[None]) for i in moved(self.field))
+        layer = TVL1Flow("fast")
+        graph = tf.function(lambda a, b: layer([a, b]), jit_compile=False)
+        for _ in range(10):
+            found = graph(first, second)
+        np.testing.assert_allclose(found, layer([first, second]), atol=2e-3)
+
     def test_pairs_do_not_see_each_other(self):
         a, b = moved(self.field), moved(-self.field)
         layer = TVL1Flow("fast")
@@ -287,7 +296,7 @@ class TestLayer:
     def test_gradient_is_that_of_finite_differences(self, jit):
         field = np.full((12, 14, 2), [0.4, -0.3], np.float32)
         first, second = (tf.constant(i[None], tf.float32) for i in moved(field))
-        layer = TVL1Flow(gradient=True, scales=2, warps=1, iterations=3)
+        layer = TVL1Flow(gradient=True, scales=1, warps=1, iterations=3)
         weights = tf.constant(
             np.random.default_rng(0).normal(size=(1, 12, 14, 2)), tf.float32
         )
@@ -303,11 +312,11 @@ class TestLayer:
         direction = tf.constant(
             np.random.default_rng(1).normal(size=first.shape), tf.float32
         )
-        ahead, _ = loss_and_gradient(first + 0.003 * direction)
-        behind, _ = loss_and_gradient(first - 0.003 * direction)
+        ahead, _ = loss_and_gradient(first + 0.01 * direction)
+        behind, _ = loss_and_gradient(first - 0.01 * direction)
         slope = float(tf.reduce_sum(gradient * direction))
         assert abs(slope) > 0.1
-        assert float(ahead - behind) / 0.006 == pytest.approx(slope, rel=0.05, abs=0.02)
+        assert float(ahead - behind) / 0.02 == pytest.approx(slope, rel=0.05, abs=0.02)
 
     def test_no_gradient_unless_asked_for(self):
         first, second = (tf.constant(i[None], tf.float32) for i in moved(self.field))
@@ -397,7 +406,10 @@ class TestFlowStack:
     def test_camera_motion_can_be_removed(self):
         video = self.video(3, 48, 64)
         plain = FlowStack(1, "fast")(video)["flow"]
-        still = FlowStack(1, "fast", camera_motion=True)(video)["flow"]
+        layer = FlowStack(1, "fast", camera_motion=True)
+        graph = tf.function(lambda x: layer(x)["flow"])
+        for _ in range(5):  # see TestLayer.test_known_sizes_without_a_compiler
+            still = graph(video)
         assert np.median(np.abs(plain[..., ::2])) > 0.8
         assert np.median(np.abs(still)) < 0.1
 

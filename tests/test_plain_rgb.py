@@ -1,0 +1,129 @@
+"""Networks of two streams on frames alone: flow computed inside the graph."""
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from tests import video_files
+from tests.test_command_line import run
+from tests.test_models import trained
+from zoo.datasets import read_video
+from zoo.datasets.flow import to_codes, to_pixels
+from zoo.evaluation.evaluate import Scorer
+from zoo.exports import export, load_exported
+from zoo.layers import FlowStack
+from zoo.models.plain_rgb import FLOWS, network_of, plain_rgb
+from zoo.models.testing import video_classifier
+
+NAMES = ["st_mulnet26_tiny", "motion_resnet26_tiny"]
+
+
+def video(count=13, height=64, width=80):
+    """A smooth pattern that moves a pixel to the right per frame, uint8."""
+    t, y, x = np.mgrid[:count, :height, :width]
+    waves = [np.sin((x - t) / 5 + y / 7 + phase) for phase in range(3)]
+    return np.uint8(127 + 100 * np.stack(waves, -1))[None]
+
+
+def seen_by(model, views):
+    """What a network takes of {"rgb", "flow"}."""
+    return views if isinstance(model.input, dict) else views["flow"]
+
+
+@pytest.fixture(params=NAMES)
+def network(request):
+    return trained(zoo.load(request.param, num_classes=3))
+
+
+class TestPlainRGB:
+    def test_answers_are_those_on_stacks(self, network, tmp_path):
+        model = plain_rgb(network, "tvl1_fast")
+        assert [x.name for x in model.inputs] == ["frames"]
+        frames = video()
+        views = FlowStack(preset="fast")(frames)
+        expected = network(seen_by(network, views), training=False)
+        found = model(frames, training=False)
+        keras.tree.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            found,
+            expected,
+        )
+        logits = zoo.features(model, ["logits"])(frames)["logits"]
+        np.testing.assert_allclose(
+            logits,
+            zoo.features(network, ["logits"])(seen_by(network, views))["logits"],
+            rtol=1e-3,
+            atol=1e-3,
+        )
+        model.save(tmp_path / "plain.keras")
+        loaded = keras.models.load_model(tmp_path / "plain.keras")
+        keras.tree.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            loaded(frames, training=False),
+            found,
+        )
+
+    def test_scores_are_those_of_stored_flow(self, network):
+        """The same frames and fields; 8 bits change the scores by less than 2 %."""
+        frames = video()
+        views = FlowStack(3)(frames)
+        stored = {**views, "flow": to_pixels(to_codes(views["flow"]))}
+        given = {"clips": stored["rgb"], "flow": stored["flow"]}
+        given = given if isinstance(network.input, dict) else stored["flow"]
+        expected = video_classifier(network, 3, 64)(given)["logits"]
+        found = video_classifier(plain_rgb(network), 3, 64)(frames)["logits"]
+        difference = np.abs(found - expected).max()
+        assert 0 < difference < 0.02 * np.abs(expected).max()
+
+    def test_loaded_by_name(self):
+        model = zoo.load("motion_resnet26_tiny", flow="tvl1", num_classes=3)
+        assert model.predict(video(4), verbose=0).shape == (1, 3)
+        assert network_of(model).name == "motion_resnet26_tiny"
+
+    @pytest.mark.parametrize("flow", ["dis", 3, ["tvl1"]])
+    def test_unknown_flow(self, flow):
+        with pytest.raises(ValueError, match="'tvl1', 'tvl1_fast', got"):
+            zoo.load("motion_resnet26_tiny", flow=flow)
+
+    def test_networks_of_frames_need_none(self):
+        with pytest.raises(ValueError, match="sees rgb and needs no flow"):
+            zoo.load("t_resnet_tiny", flow="tvl1")
+
+    def test_evaluation_says_what_to_evaluate(self):
+        model = zoo.load("motion_resnet26_tiny", flow="tvl1")
+        with pytest.raises(ValueError, match="evaluate the network that it was made"):
+            Scorer(model)
+
+    def test_two_frames_at_least(self):
+        model = zoo.load("motion_resnet26_tiny", flow="tvl1")
+        with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+            model(video(1))
+
+
+@pytest.mark.slow
+def test_exported_predicts_videos_by_frames_alone(tmp_path):
+    """The export takes `clips`; `zoo predict` gives it the frames of a file."""
+    network = trained(zoo.load("st_mulnet26_tiny", num_classes=3))
+    model = plain_rgb(network)
+    path = export(
+        model, tmp_path, labels=("a", "b", "c"), frames=2, shorter_side=64, flip=False
+    )
+    served = load_exported(path)
+    assert served.inputs == ("clips",)
+    assert served.record["computes_flow"] is True
+    video_files.write(tmp_path / "waves.mp4", video(14)[0])
+    frames = read_video(tmp_path / "waves.mp4", lambda count: np.arange(count)).frames
+    expected = video_classifier(model, 2, 64, flip=False)(frames[None])["logits"]
+    found = served(clips=frames[None])["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="consecutive frames of a video, at least 2"):
+        served(clips=frames[None, :1])
+    printed = run("predict", str(tmp_path / "waves.mp4"), "--model", str(path))
+    best = served(clips=frames[None])["labels"][0, 0]
+    assert printed.stdout.splitlines()[1].split()[-1] == best
+
+
+def test_names_of_flow_are_presets():
+    for preset in FLOWS.values():
+        FlowStack(preset=preset)

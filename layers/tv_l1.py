@@ -23,7 +23,6 @@ streams.
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from zoo.layers._clip import value_if_known
@@ -186,7 +185,7 @@ def _grey(image):
     image = ops.cast(image, "float32")
     if image.shape[-1] == 1:
         return image[..., 0]
-    return ops.sum(image * np.array(LUMINANCE, "float32"), axis=-1)
+    return ops.sum(image * ops.convert_to_tensor(LUMINANCE, "float32"), axis=-1)
 
 
 # Below, images and flow are [2, B, H, W]: first and second, or u and v, in one array,

@@ -64,17 +64,27 @@ class TestPlainRGB:
             found,
         )
 
-    def test_scores_are_those_of_stored_flow(self, network):
-        """The same frames and fields; 8 bits change the scores by less than 2 %."""
+    def test_scores_are_those_of_given_stacks(self, network):
+        """The same chunks; flow rounded to 8 bits, as stored, changes scores a little.
+
+        How much is up to the network: these have random weights, on which 0.08 pixels
+        tell.
+        """
         frames = video()
-        views = FlowStack(3)(frames)
-        stored = {**views, "flow": to_pixels(to_codes(views["flow"]))}
-        given = {"clips": stored["rgb"], "flow": stored["flow"]}
-        given = given if isinstance(network.input, dict) else stored["flow"]
-        expected = video_classifier(network, 3, 64)(given)["logits"]
+        views = keras.tree.map_structure(np.asarray, FlowStack(3)(frames))
+        on_stacks = video_classifier(network, 3, 64)
+
+        def scores(flow):
+            given = {"clips": views["rgb"], "flow": flow}
+            given = given if isinstance(network.input, dict) else flow
+            return on_stacks(given)["logits"]
+
         found = video_classifier(plain_rgb(network), 3, 64)(frames)["logits"]
-        difference = np.abs(found - expected).max()
-        assert 0 < difference < 0.02 * np.abs(expected).max()
+        expected = scores(views["flow"])
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, atol=1e-3 * scale)
+        rounded = scores(to_pixels(to_codes(views["flow"])))
+        assert 0 < np.abs(found - rounded).max() < 0.2 * scale
 
     def test_loaded_by_name(self):
         model = zoo.load("motion_resnet26_tiny", flow="tvl1", num_classes=3)
@@ -102,7 +112,7 @@ class TestPlainRGB:
 
 
 @pytest.mark.slow
-def test_exported_predicts_videos_by_frames_alone(tmp_path):
+def test_exported_predicts_videos_by_frames_alone(tmp_path, capsys):
     """The export takes `clips`; `zoo predict` gives it the frames of a file."""
     network = trained(zoo.load("st_mulnet26_tiny", num_classes=3))
     model = plain_rgb(network)
@@ -119,9 +129,10 @@ def test_exported_predicts_videos_by_frames_alone(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="consecutive frames of a video, at least 2"):
         served(clips=frames[None, :1])
-    printed = run("predict", str(tmp_path / "waves.mp4"), "--model", str(path))
+    file = str(tmp_path / "waves.mp4")
+    code, out, _ = run(capsys, "predict", file, "--model", str(path))
     best = served(clips=frames[None])["labels"][0, 0]
-    assert printed.stdout.splitlines()[1].split()[-1] == best
+    assert code == 0 and out.splitlines()[1].split()[-1] == best
 
 
 def test_names_of_flow_are_presets():

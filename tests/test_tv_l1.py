@@ -356,7 +356,7 @@ class TestBadInput:
         [
             ({"preset": "slow"}, "'slow'.*default, fast"),
             ({"preset": ["fast"]}, "Unknown preset"),
-            ({"lamda": 0.1}, "no setting lamda; accepted are tau, lambda_"),
+            ({"lambda": 0.1}, "no setting lambda; accepted are tau, lambda_"),
             ({"tau": 0.5}, "tau must be a number above 0 and at most 0.25, got 0.5"),
             ({"lambda_": float("nan")}, "lambda_"),
             ({"scales": 0}, "scales must be an integer"),

@@ -236,7 +236,10 @@ def _refined(homography, here, there):
         close = np.hypot(*(moved - there).T) < CLOSE
         if close.sum() <= LEAST_SUPPORT:
             return homography
-        homography, _ = cv2.findHomography(here[close], there[close], 0)
+        better, _ = cv2.findHomography(here[close], there[close], 0)
+        if better is None:  # they lie on a line
+            return homography
+        homography = better
     return homography
 
 

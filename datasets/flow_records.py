@@ -8,6 +8,7 @@ video lies says ``manifest.jsonl`` beside them.
 Source: thesis 3.3.5 for the fields; the TFRecord format of TensorFlow.
 """
 
+import errno
 import struct
 from pathlib import Path
 
@@ -49,8 +50,13 @@ def write_record(path, entry, u, v):
         "v": _bytes(v),
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(example.SerializeToString(deterministic=True))
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(example.SerializeToString(deterministic=True))
+    except tf.errors.ResourceExhaustedError as error:  # TensorFlow's are no OSErrors
+        raise OSError(errno.ENOSPC, error.message, str(path)) from error
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, error.message, str(path)) from error
 
 
 def names_in(path):

@@ -113,8 +113,9 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     text = json.dumps(record, indent=2, ensure_ascii=False)
     with publishing(folder, version) as publication:
         _write(publication.temporary, module, function, text)
+        frames = max(contract.frames, 2 if computes_flow(network) else 1)
         shapes = {
-            key: (1, contract.frames, 240, 320, channels)
+            key: (1, frames, 240, 320, channels)
             for key, channels in channels_of(network).items()
         }
         warmup.write(publication.temporary / EXTRA / warmup.FILE, name, shapes)

@@ -18,6 +18,8 @@ CONTENTS = {
     "clips": "uint8 [batch, frames, height, width, 3], RGB",
     "flow": "float32 [batch, frames, height, width, 20], optical flow in pixels",
 }
+# So many frames between which flow is computed count as one that the network sees.
+FRAMES_PER_VIEW = 4
 # Above this mean, in pixels, flow is taken for 8-bit codes.
 LARGEST_MEAN_FLOW = 40.0
 
@@ -211,14 +213,17 @@ def _fits(name, shape, contract, all_frames):
     pixels = batch * time * height * width
     shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
     side = contract.shorter_side
-    frames = time if all_frames else contract.frames
+    # Frames between which flow is computed cost less than those the network sees.
+    frames = contract.frames
+    if all_frames:
+        frames = tf.maximum(tf.constant(frames, tf.int64), time // FRAMES_PER_VIEW)
     view = batch * frames * side * (side * longer // shorter)
     taken = "all" if all_frames else contract.frames
     too_large = (
         f"The request is too large: at most {contract.max_pixels} pixels may be sent "
         f"and {contract.max_view_pixels} remain after taking {taken} frames and "
-        f"resizing them to a shorter side of {side}; send fewer or smaller clips, "
-        "or export with other limits. Got shape, pixels sent, pixels remaining:"
+        f"resizing them to a shorter side of {side}; send fewer, smaller or shorter "
+        "clips, or export with other limits. Got shape, pixels sent, pixels remaining:"
     )
     fits = tf.logical_and(
         pixels <= contract.max_pixels, view <= contract.max_view_pixels

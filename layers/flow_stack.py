@@ -12,6 +12,7 @@ from zoo.layers.clip_view import equally_spaced
 from zoo.layers.tv_l1 import TVL1Flow
 
 BEFORE, FIELDS = 5, 10  # of a stack before its frame, and in all
+BOUND = 20.0  # pixels, the largest displacement kept (thesis 3.3.5)
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -20,10 +21,10 @@ class FlowStack(keras.layers.Layer):
 
     Takes `frames` [B, N, H, W, 3], RGB, 0-255, uint8 or float, of one video without
     gaps, N >= 2; returns {"rgb": [B, T, H, W, 3] in the type of the frames, "flow":
-    float32 [B, T, H, W, 20] in pixels, interleaved u, v of frames t-5 ... t+4}. These
-    are the stacks that `zoo.datasets` reads, without the rounding to 8 bits: frames t
-    with a whole stack around them, or, in a video of fewer than 11, all frames, whose
-    fields are repeated at the ends. Fields are computed once each.
+    float32 [B, T, H, W, 20] in pixels, interleaved u, v of frames t-5 ... t+4, clipped
+    at 20}. These are the stacks that `zoo.datasets` reads, without the rounding to 8
+    bits: frames t with a whole stack around them, or, in a video of fewer than 11, all
+    frames, whose fields are repeated at the ends. Fields are computed once each.
 
     Args:
         positions: T, how many equally spaced frames t; None takes all.
@@ -80,7 +81,8 @@ class FlowStack(keras.layers.Layer):
         """Field i of every video of the batch, [B, H, W, 2]."""
         pair = [ops.take(frames, i, axis=1), ops.take(frames, i + 1, axis=1)]
         flow = self.tv_l1(pair)
-        return self.removal(flow) if self.removal else flow
+        flow = self.removal(flow) if self.removal else flow
+        return ops.clip(flow, -BOUND, BOUND)
 
     def compute_output_spec(self, frames):
         self._require_frames(tuple(frames.shape))

@@ -65,9 +65,11 @@ class TVL1Flow(keras.layers.Layer):
             lambda_: weight of the data term, larger for rougher flow.
             theta: width of the coupling between data and smoothness.
             scales: levels of the pyramid. scale_step: size of one to the next finer,
-                in (0, 1). The largest motion found is about 2 / scale_step ** scales.
+                in (0, 0.95]. About 2 / scale_step ** scales pixels of
+                motion can be found.
             warps: linearisations per level. iterations: steps per warp.
-            smoothing: standard deviation of the blur before all, in pixels; 0 for none.
+            smoothing: standard deviation of the blur before all, in pixels, at most 3;
+                0 for none.
 
     Raises:
         ValueError: unknown preset or setting, or a value out of its range; images of
@@ -168,14 +170,15 @@ def _require_settings(settings):
         "lambda_": (0, math.inf),
         "theta": (0, math.inf),
         "scale_step": (0, 0.95),
-        "smoothing": (-1e-9, 10),
+        "smoothing": (-1e-9, 3),
     }
     for name, (low, high) in ranges.items():
         value = settings[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and low < value <= high and math.isfinite(value)):
             raise ValueError(
-                f"TVL1Flow: {name} must be a number above {max(low, 0)} and at most "
+                f"TVL1Flow: {name} must be a number "
+                f"{'of at least' if low < 0 else 'above'} {max(low, 0)} and at most "
                 f"{high}, got {value!r}."
             )
 
@@ -307,7 +310,8 @@ def _iterate(slope, residual, flow, dual, settings):
     """Thresholds and dual steps of Zach et al. 2007, eq. 9-15.
 
     The dual variables (x- and y-part of each component) lie between pixels, [2, B,
-    H-1, W-1]. The threshold, in three cases in the paper, is a clipped step along the
+    H-1, W-1]: the last row is coupled to the one above only, the last column to the one
+    beside it. The threshold, in three cases in the paper, is a clipped step along the
     slope of the image.
     """
     theta = settings["theta"]

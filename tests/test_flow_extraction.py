@@ -13,7 +13,6 @@ import pytest
 
 from tests import video_files
 from tests.flow_cases import Broken, Standin, files_of, moving, write_videos
-from zoo import layers
 from zoo.datasets import Reader, VideoError, flow_source, read_video
 from zoo.datasets.extraction import OpenCVMethod, Settings, check, extract
 from zoo.datasets.extraction import finished as finishing
@@ -182,11 +181,21 @@ def test_other_settings_are_refused(videos, out):
         run(videos, out, Settings(DIS, 48, 90))
     with pytest.raises(ValueError, match="as walk/v0, by .* method was 'dis' and is"):
         run(videos / "run", out, Settings(Standin(), 48))
-    with pytest.raises(ValueError, match="flow of 2 other video.*such as walk/v0, by"):
+    with pytest.raises(ValueError, match="flow of 2 video.*such as walk/v0, by"):
         run(videos / "run", out, Settings(DIS, 48, 90), overwrite=True)
     done, _ = run(videos, out, Settings(DIS, 48, 90), overwrite=True)
     assert done.extracted == 4 and not check(out).problems
     assert [entry["settings"]["quality"] for entry in manifest(out)] == [90] * 4
+    with pytest.raises(ValueError, match="format was 'jpeg' and is now 'tfrecord'"):
+        run(videos, out, Settings(DIS, 48, format="tfrecord"), overwrite=True)
+
+
+def test_a_record_cut_by_a_power_failure_is_done_again(videos, out):
+    finished = out / finishing.FINISHED / "cut"
+    finished.mkdir(parents=True)
+    (finished / finishing.ENTRY).write_text("")
+    done, _ = run(videos, out)
+    assert done.extracted == 4 and not finished.exists()
 
 
 def test_what_is_missing_is_extracted_again(videos, out):
@@ -568,11 +577,8 @@ def test_methods_by_name():
         find("dis", "fast")
 
 
-@pytest.mark.skipif(
-    not hasattr(layers, "TVL1Flow"), reason="zoo.layers has no TVL1Flow yet"
-)
-def test_the_real_layer(videos, out):
-    """REAL LAYER: zoo.layers.TVL1Flow finds the motion of 2 pixels to the right."""
+def test_the_layer(videos, out):
+    """zoo.layers.TVL1Flow finds the motion of 2 pixels to the right."""
     done, said = run(videos / "run", out, Settings(LayerMethod("fast"), 48))
     assert done.extracted == 2 and not done.failed, said
     found = to_pixels(FlowFolder(out).fields(videos / "run" / "v0.avi", range(11)))

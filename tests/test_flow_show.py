@@ -85,7 +85,7 @@ def test_stored_flow_is_drawn_and_not_computed(videos, tmp_path, capsys, form):
 
 
 def test_the_layer_draws_pair_by_pair(videos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(layers, "TVL1Flow", Difference, raising=False)
+    monkeypatch.setattr(layers, "TVL1Flow", Difference, raising=True)
     arguments = ("--method", "layer", "--camera_motion", "--show", tmp_path / "s.mp4")
     code, printed, error = zoo_flow(capsys, videos / "grey.mp4", *arguments)
     assert code == 0 and printed.splitlines()[0].startswith("4 of 4 pairs"), error
@@ -158,7 +158,7 @@ def test_a_layer_takes_it_out_and_counts():
 
 
 def test_extraction_by_a_layer(videos, tmp_path, monkeypatch):
-    monkeypatch.setattr(layers, "TVL1Flow", Difference, raising=False)
+    monkeypatch.setattr(layers, "TVL1Flow", Difference, raising=True)
     write_video(videos / "step.mp4", moving(5, 96, 128))
     settings = Settings(LayerMethod("fast", camera_motion=True), 96)
     done = extract([videos], tmp_path / "flow", settings)

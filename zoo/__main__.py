@@ -265,7 +265,7 @@ def predict(options, arguments):
     model=MODEL,
     out=("string", None, "folder of all served models"),
     name=("string", None, "name to serve it under; the model's own by default"),
-    flow=("string", None, "compute flow inside, so that frames are enough: tvl1"),
+    flow=("string", None, "compute flow inside, of frames: tvl1 or tvl1_fast"),
 )
 def export(options, arguments):
     """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""

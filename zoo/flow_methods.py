@@ -55,11 +55,6 @@ class LayerMethod:
         """The layer, ready to compute."""
         from zoo import layers
 
-        if not hasattr(layers, "TVL1Flow"):
-            raise ValueError(
-                "--method layer needs zoo.layers.TVL1Flow, which this version lacks; "
-                f"accepted are {', '.join(METHODS)}."
-            )
         removal = (
             layers.RemoveCameraMotion(dtype="float32") if self.camera_motion else None
         )
@@ -129,7 +124,7 @@ def source(method, folder=None):
         folder its reader and None.
 
     Raises:
-        ValueError: there's no flow in the folder, or the layer is missing.
+        ValueError: there's no flow in the folder.
 
     Source: our own.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zoo.datasets.extraction.one_video import ENTRY, FINISHED
 from zoo.datasets.video import VideoError
-from zoo.files import explain, replacing
+from zoo.files import WriteError, explain, replacing
 
 
 def publish(out, manifest):
@@ -38,6 +38,8 @@ def publish(out, manifest):
             else:
                 records.append((folder, entry))
         _publish_records(Path(out), records, manifest)
+    except WriteError:
+        raise
     except OSError as error:
         raise explain(error, Path(out) / "u") from error
 
@@ -62,9 +64,10 @@ def finished(out):
     """The videos that are finished and not published: [(folder, entry)], sorted."""
     found = []
     for folder in sorted((Path(out) / FINISHED).glob("*")):
-        if (folder / ENTRY).is_file():
+        try:
             found.append((folder, json.loads((folder / ENTRY).read_text())))
-        else:  # published, and then not quite removed
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            # Published and then not quite removed; or cut short by a power failure.
             shutil.rmtree(folder, ignore_errors=True)
     return found
 

@@ -51,22 +51,29 @@ def plan(jobs, settings, out, manifest, overwrite=False):
 
 
 def _refuse_other_settings(jobs, settings, out, manifest):
-    """Two kinds of flow in one folder would train a network on a mixture."""
+    """Two kinds of flow in one folder would train a network on a mixture.
+
+    Files of another layout would stay beside the new ones, whatever is overwritten.
+    """
     names = {job.name for job in jobs}
     record = settings.record()
     others = [
         entry
         for name, entry in sorted(manifest.entries.items())
-        if name not in names
+        if entry["verdict"] == "ok"
         and entry["settings"] != record
-        and entry["verdict"] == "ok"
+        and (name not in names or _layout(entry["settings"]) != _layout(record))
     ]
     if others:
         raise ValueError(
-            f"{out} holds the flow of {len(others)} other video(s), such as "
+            f"{out} holds the flow of {len(others)} video(s), such as "
             f"{others[0]['video']}, by other settings: "
             f"{_changes(others[0]['settings'], record)}. Give another --out."
         )
+
+
+def _layout(record):
+    return record["format"], record.get("shards")
 
 
 def _difference(job, entry, settings, out):

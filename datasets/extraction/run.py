@@ -77,7 +77,7 @@ def extract(videos, out, settings, processes=None, overwrite=False, stream=None)
     jobs = jobs_of(videos)
     with opened(out, jobs, settings, overwrite) as (manifest, todo, there):
         progress = Progress({job: _bytes(job) for job in todo}, stream)
-        failed, plain = [], []
+        plain = []
         try:
             for job, entry in _entries(todo, settings, out, progress, processes):
                 if entry["verdict"] == "ok":
@@ -85,11 +85,13 @@ def extract(videos, out, settings, processes=None, overwrite=False, stream=None)
                     plain.append(entry.get("plain_fields"))
                 else:
                     fail(out, entry, manifest)
-                    failed.append((job.name, entry["reason"]))
                     progress.warn(f"zoo: failed: {entry['reason']}")
                 progress.done(job, entry["verdict"] != "ok")
         finally:
             progress.close()
+    # As the manifest has it: a video may also fail when it is put in its place.
+    entries = [e for e in (manifest.entries.get(job.name) for job in todo) if e]
+    failed = [(e["video"], e["reason"]) for e in entries if e["verdict"] != "ok"]
     extracted = progress.videos - len(failed)
     plain = [count for count in plain if count is not None]
     return Summary(

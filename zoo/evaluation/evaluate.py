@@ -105,8 +105,8 @@ class Scorer:
         if flow_stack_of(model) is not None:
             raise ValueError(
                 f"{model.name} computes optical flow itself; evaluate the network that "
-                "it was made of, zoo.load without flow=, with flow='tvl1' or the "
-                "folder of `zoo flow` given to the evaluation."
+                "it was made of, zoo.load without flow=, on a folder of the same flow, "
+                "written by `zoo flow --method layer`."
             )
         self.inputs = inputs_of(model)
         self.frames = frames

@@ -22,7 +22,8 @@ def plain_rgb(model, flow="tvl1", positions=None, camera_motion=False):
             trained further, it's trained in both forms.
         flow: one of `FLOWS`.
         positions: how many equally spaced frames of the video the network sees, each
-            with the flow around it; None for all that have a whole stack.
+            with the flow around it (25 in thesis 4.3.5); None for all that have a whole
+            stack, which takes memory and time with the length of the video.
         camera_motion: remove the dominant motion of each field.
 
     Returns:
@@ -46,7 +47,7 @@ def plain_rgb(model, flow="tvl1", positions=None, camera_motion=False):
             f"{model.name} sees {' and '.join(given)} and needs no flow: leave out "
             f"flow={flow!r}."
         )
-    frames = keras.Input((None, None, None, 3), name="frames", dtype="uint8")
+    frames = keras.Input((None, None, None, 3), name="frames")
     stack = FlowStack(positions, FLOWS[flow], camera_motion, name="flow_stack")
     seen = stack(frames)
     outputs = model(seen if len(given) > 1 else seen["flow"])

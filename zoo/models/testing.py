@@ -51,17 +51,16 @@ def video_classifier(model, frames=16, shorter_side=256, flip=True):
 
     Source: thesis 7.3.3, 4.3.5.
     """
-    stack = flow_stack_of(model)
-    if stack is not None:
-        model = network_of(model)
-        given, views = _computed_views(model, stack, frames, shorter_side)
-    else:
+    stack, model = flow_stack_of(model), network_of(model)
+    scores = features(model, ["logits"])
+    if stack is None:
         given, views = _given_views(model, frames, shorter_side)
+    else:
+        given, views = _computed_views(model, stack, frames, shorter_side)
     mirrors = {
         kind: Mirror(kind == "flow", name=f"{kind}_mirror")(view)
         for kind, view in views.items()
     }
-    scores = features(model, ["logits"])
     logits = scores(alone_or_all(views))["logits"]
     if flip:
         mirrored = scores(alone_or_all(mirrors))["logits"]

@@ -131,6 +131,27 @@ def resize_frames(frames, height: int, width: int):
     return tf.cast(tf.round(resized), tf.uint8)
 
 
+def decode_frames(paths, height: int, width: int):
+    """Reads JPEG files and resizes them, in training and testing alike.
+
+    Args:
+        paths: of T files, a sequence of known length or a string tensor [T].
+        height: of the resized frames, see `resized_size`.
+        width: likewise.
+
+    Returns:
+        tf uint8 [T, height, width, 3], RGB; grey files have three equal channels.
+    """
+    # The accurate method is that of other decoders; the default is a coarser one.
+    pictures = [
+        tf.io.decode_jpeg(
+            tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE"
+        )
+        for path in (tf.unstack(paths) if tf.is_tensor(paths) else paths)
+    ]
+    return tf.stack([resize_frames(picture, height, width) for picture in pictures])
+
+
 def detection_dataset(
     videos,
     stills=None,
@@ -225,13 +246,7 @@ def _example_signature(frames):
 
 def _decode(example):
     """Decodes, resizes and mirrors the frames; their boxes are done already."""
-    height, width = example["size"][0], example["size"][1]
-
-    def one(path):
-        frame = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-        return resize_frames(frame, height, width)
-
-    frames = tf.stack([one(path) for path in tf.unstack(example["paths"])])
+    frames = decode_frames(example["paths"], *tf.unstack(example["size"]))
     frames = tf.cond(example["flip"], lambda: frames[:, :, ::-1], lambda: frames)
     targets = {name: example[name] for name in ("boxes", "labels", "tracks")}
     # Where the frame is, and not its padding.

@@ -49,8 +49,9 @@ class PairSpec:
         flip: whether half of the examples are mirrored, all their frames and boxes.
         padded_size: height and width of all batches, so that a compiled step sees one
             shape; None pads each batch to its largest frame.
-        max_objects: G of all batches; None takes each batch's largest number. Of a
-            frame with more objects the largest are kept, and the rest is counted.
+        max_objects: G of all batches; None takes each batch's largest number, at
+            least 1. Of a frame with more objects the largest are kept, and the rest is
+            counted in the findings of the videos.
     """
 
     frames: int = 2
@@ -402,7 +403,8 @@ class _Source:
                 "or lower longer_side"
             )
         frames = [self._limited(frame) for frame in frames]
-        objects = max(len(frame) for frame in frames)
+        # At least one, so that losses never see an axis of length 0.
+        objects = max(1, *map(len, frames))
         result = {
             "paths": [frame.path for frame in frames],
             "size": np.array(size, np.int32),

@@ -4,6 +4,8 @@ All take clips [B, T, H, W, C]. Sources: thesis chapters 3-7, named in each laye
 """
 
 from zoo.layers._clip import same_size_as
+from zoo.layers.anchors import Anchors, anchors_of
+from zoo.layers.boxes import BoxTransform, area, clip, decode, encode, iou
 from zoo.layers.camera_motion import RemoveCameraMotion
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
@@ -26,19 +28,25 @@ from zoo.layers.initializers import (
 )
 from zoo.layers.input_normalization import FlowNormalization, RGBNormalization
 from zoo.layers.local_response_normalization import LocalResponseNormalization
+from zoo.layers.nms import ClassNMS, nms, vote
 from zoo.layers.pooling import (
     SlidingAveragePooling,
     SpatialMaxPooling,
     TemporalMaxPooling,
 )
+from zoo.layers.proposals import Proposals
+from zoo.layers.ps_roi import PSRoIAlign, PSRoIPooling
 from zoo.layers.spatial_conv import SpatialConv
 from zoo.layers.sub_batch_normalization import SubBatchNormalization
 from zoo.layers.temporal_conv import TemporalConv
 from zoo.layers.tv_l1 import TVL1Flow
 
 __all__ = [
+    "Anchors",
     "BilinearFusion",
+    "BoxTransform",
     "ChannelScale",
+    "ClassNMS",
     "ClipView",
     "ConcatFusion",
     "ConvFusion",
@@ -51,6 +59,9 @@ __all__ = [
     "Inflated",
     "LocalResponseNormalization",
     "MaxFusion",
+    "PSRoIAlign",
+    "PSRoIPooling",
+    "Proposals",
     "RGBNormalization",
     "RemoveCameraMotion",
     "SlidingAveragePooling",
@@ -63,6 +74,14 @@ __all__ = [
     "TemporalConv",
     "TemporalConvNorm",
     "TemporalMaxPooling",
+    "anchors_of",
+    "area",
+    "clip",
+    "decode",
+    "encode",
     "inflate",
+    "iou",
+    "nms",
     "same_size_as",
+    "vote",
 ]

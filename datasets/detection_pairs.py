@@ -35,7 +35,10 @@ PADDING_COLOUR = (123, 116, 103)
 
 @dataclass(frozen=True)
 class PairSpec:
-    """How an example is cut from a video (defaults of thesis section 8.5.2).
+    """How an example is cut from a video.
+
+    The defaults are those of Detect & Track in thesis section 8.5.2; the single-frame
+    detector of that section takes ``PairSpec(frames=1, frames_per_video=10)``.
 
     Attributes:
         frames: frames T of an example, at least 1.
@@ -167,7 +170,9 @@ def detection_dataset(
     """Makes an endless dataset of training batches for detectors.
 
     Each iterator starts at batch ``initial_step``, counted from 0, so that a training
-    resumed after step s sees the batches it would have seen. All batches are full.
+    resumed after step s sees the batches it would have seen. Give ``model.fit`` a
+    number of ``steps_per_epoch``, without which Keras' first epoch never ends. All
+    batches are full.
     Under a tf.distribute strategy ``batch_size`` is the global one, and every batch
     is shared out (AutoShardPolicy.DATA).
 

@@ -61,6 +61,7 @@ CLASSES = tuple(WNIDS.values())
 """Names of the 30 classes, in the official order."""
 
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0...SOF15
+_END = b"\xff\xd9"
 
 
 class AnnotationError(VideoError):
@@ -323,10 +324,7 @@ def jpeg_size(path) -> tuple[int, int]:
     try:
         with open(path, "rb") as file:
             size = _size_in_header(file)
-            file.seek(0, 2)
-            # Some writers leave padding behind the end marker.
-            file.seek(-min(file.tell(), 64), 2)
-            complete = b"\xff\xd9" in file.read()
+            complete = size is not None and _has_end(file)
     except FileNotFoundError as error:
         raise AnnotationError(
             f"{path}: no such image; unpack the archive of Data again"
@@ -338,14 +336,31 @@ def jpeg_size(path) -> tuple[int, int]:
 
 
 def _size_in_header(file):
-    """(width, height) in the frame header of an open JPEG, None if there is none."""
+    """(width, height) in the frame header of an open JPEG, None if there is none.
+
+    Leaves the file behind that header.
+    """
     if file.read(2) != b"\xff\xd8":
         return None
-    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
-        length = int.from_bytes(head[2:], "big")
-        if head[1] in _FRAME_HEADERS:
+    while file.read(1) == b"\xff":
+        while (marker := file.read(1)) == b"\xff":
+            pass  # bytes that fill up to a marker
+        length = int.from_bytes(file.read(2), "big")
+        if marker and marker[0] in _FRAME_HEADERS:
             fields = file.read(5)
             height, width = (int.from_bytes(fields[i : i + 2], "big") for i in (1, 3))
             return width, height
-        file.seek(length - 2, 1)
+        file.seek(max(length - 2, 0), 1)
     return None
+
+
+def _has_end(file):
+    """Whether the end marker follows, in an open JPEG behind its frame header."""
+    header = file.tell()
+    end = file.seek(0, 2)
+    file.seek(max(header, end - 64))
+    if _END in file.read():
+        return True
+    # Some cameras write more behind it. A thumbnail's end is before the header.
+    file.seek(header)
+    return _END in file.read()

@@ -128,6 +128,11 @@ class ImageNetVID:
         Raises:
             AnnotationError: see `zoo.datasets.imagenet_annotations.read_frame`.
         """
+        if self.subset == "test":
+            raise AnnotationError(
+                f"{self.path(video, index)}: the annotations of test are not public; "
+                "read those of train or val"
+            )
         return read_frame(
             self._annotations / video.name / f"{video.stems[index]}.xml",
             self.path(video, index),

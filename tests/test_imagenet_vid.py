@@ -188,6 +188,15 @@ def test_images_that_are_none(tmp_path):
     assert jpeg_size(path) == (77, 33)
     path.write_bytes(data + bytes(10))  # padding is harmless
     assert jpeg_size(path) == (77, 33)
+    path.write_bytes(data + bytes(1000))
+    assert jpeg_size(path) == (77, 33)
+    path.write_bytes(data[:2] + b"\xff\xff" + data[2:])  # bytes that fill up
+    assert jpeg_size(path) == (77, 33)
+    # A thumbnail with an end of its own, in a file without one.
+    thumbnail = b"\xff\xe1\x00\x06\x00\x00\xff\xd9"
+    path.write_bytes(data[:2] + thumbnail + data[2:-20])
+    with pytest.raises(AnnotationError, match="cut off"):
+        jpeg_size(path)
     path.write_bytes(data[:-20])
     with pytest.raises(AnnotationError, match="cut off"):
         jpeg_size(path)
@@ -225,6 +234,15 @@ def test_a_choice_of_classes_leaves_boxes_out_and_counts_them(root):
     (video,) = vid.annotated()
     assert [frame.tracks.tolist() for frame in video.frames] == [[4]] * 3
     assert vid.findings.counts == {"box(es) of other classes left out": 3}
+
+
+def test_the_test_set_has_frames_and_no_annotations(root):
+    write_image(root / "Data/VID/test/x/000000.JPEG", np.zeros((9, 9, 3), np.uint8))
+    (root / "ImageSets/VID/test.txt").write_text("x/000000 1\n")
+    test = ImageNetVID(root, "test")
+    assert test.path(test.videos[0], 0).endswith("test/x/000000.JPEG")
+    with pytest.raises(AnnotationError, match="annotations of test are not public"):
+        test.read(test.videos[0], 0)
 
 
 def test_folders_and_lists_that_are_missing(root, tmp_path):

@@ -1,0 +1,114 @@
+"""The boxes of a frame that go into linking, and which of them tracklets link.
+
+Source: thesis 8.5.2 (25 detections per image and class) and eq. 8.6.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from zoo.evaluation import box_arithmetic
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """The boxes of a frame after suppression and voting, best first.
+
+    Attributes:
+        boxes: float32 [C, k, 4]. scores: float32 [C, k], -inf beyond the count.
+        counts: int [C], the number of boxes of every class.
+
+    Source: thesis 8.5.2.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+
+
+def reduce(detections, options):
+    """Suppression, at most `keep` boxes per class, and voting.
+
+    Args:
+        detections: `FrameDetections`. options: `LinkOptions`.
+
+    Returns:
+        `Candidates`, k being the largest number of boxes that a class keeps.
+
+    Source: thesis 8.5.2.
+    """
+    boxes, scores = detections.boxes, detections.scores.T
+    scores = np.where(scores > options.min_score, scores, np.float32(-np.inf))
+    # A box that is no candidate of any class neither stays nor votes.
+    used = (scores > -np.inf).any(axis=0)
+    boxes, scores = boxes[used], np.ascontiguousarray(scores[:, used])
+    overlaps = box_arithmetic.overlapping(boxes, boxes, options.suppression)
+    np.fill_diagonal(overlaps, True)
+    kept, counts = box_arithmetic.suppress(overlaps, scores, options.keep)
+    if options.voting is None or not kept.size:
+        found = boxes[kept]
+    else:
+        overlaps = box_arithmetic.overlapping(boxes, boxes, options.voting, True)
+        np.fill_diagonal(overlaps, True)
+        found = box_arithmetic.vote(boxes, scores, overlaps, kept)
+    valid = np.arange(kept.shape[1]) < counts[:, None]
+    scores = np.take_along_axis(scores, kept, axis=1)
+    return Candidates(
+        boxes=np.where(valid[..., None], found, np.float32(0)),
+        scores=np.where(valid, scores, np.float32(-np.inf)),
+        counts=counts,
+    )
+
+
+def predecessors(earlier, later, tracklets, options):
+    """The boxes of the earlier frame to which a tracklet links those of the later.
+
+    Args:
+        earlier, later: `Candidates`; the earlier may be None (the first frame).
+        tracklets: `Tracklets` between them, or None. options: `LinkOptions`.
+
+    Returns:
+        int16 [P, C, k], for every later box its P or fewer predecessors in ascending
+        order, -1 for none.
+
+    Source: thesis eq. 8.6.
+    """
+    classes, count = later.scores.shape
+    none = np.zeros((0, classes, count), np.int16)
+    if earlier is None or tracklets is None:
+        return none
+    label, i, j = np.nonzero(linked(earlier, later, tracklets, options))
+    if not label.size:
+        return none
+    order = np.lexsort((i, j, label))
+    label, i, j = label[order], i[order], j[order]
+    target = label * count + j
+    # The rank of a pair among those of its target: how far behind the first it stands.
+    first = np.flatnonzero(np.diff(target, prepend=-1))
+    rank = np.arange(len(target)) - np.repeat(first, np.diff(first, append=len(target)))
+    found = np.full((rank.max() + 1, classes, count), -1, np.int16)
+    found[rank, label, j] = i
+    return found
+
+
+def linked(earlier, later, tracklets, options):
+    """Whether a tracklet links two boxes: psi of all pairs of a class, bool [C, k, l].
+
+    Args:
+        earlier, later: `Candidates`. tracklets: `Tracklets`. options: `LinkOptions`.
+
+    Source: thesis eq. 8.6.
+    """
+
+    def touched(candidates, boxes):
+        flat = candidates.boxes.reshape(-1, 4)
+        found = box_arithmetic.overlapping(
+            flat, boxes, options.track_overlap, options.inclusive
+        )
+        bits = np.packbits(found, axis=1)
+        return bits.reshape(*candidates.scores.shape, bits.shape[1])
+
+    starts = touched(earlier, tracklets.starts)
+    ends = touched(later, tracklets.ends)
+    # Some tracklet touches both: a bit is set in both rows.
+    return (starts[:, :, None] & ends[:, None]).any(axis=-1)

@@ -1,0 +1,197 @@
+"""Tubes frame by frame: linking and re-scoring that never look into the future.
+
+The thesis says of its online version only that it "performs only causal rescoring
+across the tracks" (8.5.3). Linking is causal here, too: each frame's boxes are joined
+to the tubes so far, pairs of the highest edge score first (eq. 8.5, where the mean
+score of the tube stands for the box in the frame before). A box that is left begins a
+tube, a tube that is left waits, so at most `keep` tubes per class are ever alive.
+
+A box is re-scored by the tube up to its own frame. What a tube remembers of its scores
+is a histogram, so memory does not grow with the video; the mean of the best half is
+exact but for the one bin in which the half ends.
+
+Source: thesis 8.4, eq. 8.5-8.6, and 8.5.3, "Online capabilities and runtime".
+"""
+
+import numpy as np
+
+from zoo.evaluation.candidates import linked, reduce
+from zoo.evaluation.tubes import FrameTracks, LinkOptions, check_next, top_count
+
+BINS = 128
+"""Bins of a tube's histogram of scores between 0 and 1."""
+
+
+class OnlineLinker:
+    """Joins the detections of each frame to the tubes of the frames before.
+
+    Args:
+        options: `LinkOptions`.
+        linked_only: True ends a tube that no tracklet links to a box of the next
+            frame, for tracks that stay on one object; False, the thesis' rule, lets
+            every tube go on through the whole video.
+
+    Source: thesis 8.5.3.
+    """
+
+    def __init__(self, options=LinkOptions(), linked_only=False):  # noqa: B008 (frozen)
+        self._options, self._linked_only = options, linked_only
+        self._frames, self._candidates = [], []  # of the frame before
+        self._tubes, self._next_id = None, 0
+
+    def update(self, detections, tracklets=None):
+        """Takes the next frame and returns its boxes, which stay as they are.
+
+        Args:
+            detections: `FrameDetections`.
+            tracklets: `Tracklets` from the previous frame to this one; None at the
+                first frame, or where there is none.
+
+        Returns:
+            `FrameTracks` of every box that suppression keeps.
+
+        Raises:
+            ValueError: if the frame does not come after the previous one, or has
+                another number of classes.
+
+        Source: thesis eq. 8.5 and 8.5.3.
+        """
+        check_next(detections, self._frames, self._candidates)
+        found = reduce(detections, self._options)
+        if self._tubes is None:
+            self._tubes = _Tubes(len(found.counts), self._options.keep)
+        psi = None
+        if self._candidates and tracklets is not None:
+            psi = linked(self._candidates[0], found, tracklets, self._options)
+        slots = self._assign(found, psi)
+        self._frames, self._candidates = [detections.frame], [found]
+        return self._extend(detections.frame, found, slots)
+
+    def _assign(self, found, psi):
+        """The tube of every box, int [C, k]; -1 beyond the counts."""
+        tubes, count = self._tubes, found.scores.shape[1]
+        slots = np.full(found.scores.shape, -1)
+        if not count:
+            return slots
+        pairs = np.zeros((*tubes.ids.shape, count))
+        if psi is not None and psi.shape[1]:
+            rows = np.take_along_axis(psi, tubes.boxes.clip(0)[..., None], axis=1)
+            pairs += rows & (tubes.boxes >= 0)[..., None]
+        if self._linked_only:
+            tubes.end(~pairs.any(axis=2) & (found.counts > 0)[:, None])
+            pairs[pairs == 0] = -np.inf
+        pairs += tubes.means()[..., None] + found.scores[:, None]
+        pairs[tubes.ids < 0] = -np.inf
+        classes = np.arange(len(slots))
+        for _ in range(count):
+            best = pairs.reshape(len(slots), -1).argmax(axis=1)
+            slot, box = np.divmod(best, count)
+            good = np.flatnonzero(pairs[classes, slot, box] > -np.inf)
+            if not good.size:
+                break
+            slots[good, box[good]] = slot[good]
+            pairs[good, slot[good]] = -np.inf
+            pairs[good, :, box[good]] = -np.inf
+        if self._linked_only:
+            self._end_left(slots, found.counts)
+        self._begin(slots, found)
+        return slots
+
+    def _end_left(self, slots, counts):
+        """Ends the tubes that got no box."""
+        left = np.ones(self._tubes.ids.shape, bool)
+        label, box = np.nonzero(slots >= 0)
+        left[label, slots[label, box]] = False
+        left[counts == 0] = False
+        self._tubes.end(left)
+
+    def _begin(self, slots, found):
+        """Begins a tube for every box that has none, in the order of classes."""
+        label, box = np.nonzero((slots < 0) & (found.scores > -np.inf))
+        if not label.size:
+            return
+        # The n-th new box of a class takes the class' n-th empty place.
+        places = np.argsort(self._tubes.ids >= 0, axis=1, kind="stable")
+        first = np.flatnonzero(np.diff(label, prepend=-1))
+        rank = np.arange(len(label)) - np.repeat(
+            first, np.diff(first, append=len(label))
+        )
+        slot = places[label, rank]
+        slots[label, box] = slot
+        self._tubes.begin(label, slot, self._next_id)
+        self._next_id += len(label)
+
+    def _extend(self, frame, found, slots):
+        """Adds the boxes to their tubes; returns them re-scored, ordered by id."""
+        label, box = np.nonzero(slots >= 0)
+        slot = slots[label, box]
+        scores = found.scores[label, box]
+        bonus = self._tubes.add(label, slot, box, scores, self._options.alpha)
+        ids = self._tubes.ids[label, slot]
+        order = np.argsort(ids)
+        return FrameTracks(
+            frame=frame,
+            ids=ids[order],
+            labels=label[order],
+            boxes=found.boxes[label, box][order],
+            scores=(scores + bonus).astype(np.float32)[order],
+        )
+
+
+class _Tubes:
+    """What is remembered of the tubes: `keep` places for each of C classes.
+
+    ids [C, K] are -1 where a place is empty; boxes [C, K] are the candidates that the
+    tubes had in the frame before, -1 if none.
+    """
+
+    def __init__(self, classes, keep):
+        self.ids = np.full((classes, keep), -1)
+        self.boxes = np.full((classes, keep), -1)
+        self._counts = np.zeros((classes, keep), int)
+        self._totals = np.zeros((classes, keep))
+        # Number and sum of the scores in a bin and all higher ones; bin 0 is the top.
+        self._number = np.zeros((classes, keep, BINS), np.int32)
+        self._sum = np.zeros((classes, keep, BINS))
+
+    def means(self):
+        """Mean score of every tube so far, float [C, K]."""
+        return self._totals / np.maximum(self._counts, 1)
+
+    def begin(self, label, slot, first_id):
+        """Empties places for new tubes, numbered from `first_id`."""
+        self.ids[label, slot] = first_id + np.arange(len(label))
+        self._counts[label, slot] = 0
+        self._totals[label, slot] = 0
+        self._number[label, slot] = 0
+        self._sum[label, slot] = 0
+
+    def end(self, places):
+        """Frees places, bool [C, K]."""
+        self.ids[places] = -1
+
+    def add(self, label, slot, box, scores, alpha):
+        """Adds a score to tubes; returns the means of their ceil(alpha n) highest."""
+        self.boxes[:] = -1
+        self.boxes[label, slot] = box
+        self._counts[label, slot] += 1
+        self._totals[label, slot] += scores
+        if alpha is None:
+            return np.zeros(len(label))
+        bins = np.clip(((1 - scores) * BINS).astype(int), 0, BINS - 1)
+        above = np.arange(BINS) >= bins[:, None]
+        number = self._number[label, slot] + above
+        sums = self._sum[label, slot] + above * scores[:, None].astype(float)
+        self._number[label, slot], self._sum[label, slot] = number, sums
+        return _top_means(number, sums, top_count(self._counts[label, slot], alpha))
+
+
+def _top_means(number, sums, count):
+    """Means of the `count` [n] highest of what histograms [n, BINS] hold."""
+    rows = np.arange(len(count))
+    last = (number < count[:, None]).sum(axis=1)  # the bin in which the count ends
+    before = np.maximum(last - 1, 0)
+    higher = np.where(last > 0, number[rows, before], 0)
+    total = np.where(last > 0, sums[rows, before], 0.0)
+    of_bin = (sums[rows, last] - total) / (number[rows, last] - higher)
+    return (total + (count - higher) * of_bin) / count

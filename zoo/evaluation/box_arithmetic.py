@@ -40,31 +40,24 @@ def check_boxes(boxes, name):
     return boxes
 
 
-def area(boxes, extra=0.0):
+def area(boxes):
     """Area of boxes [..., 4] in square pixels, [...].
-
-    Args:
-        extra: added to width and height; 1 where pixels count, as in the ILSVRC kit.
 
     Source: the conventions above.
     """
-    width = boxes[..., 2] - boxes[..., 0] + extra
-    return width * (boxes[..., 3] - boxes[..., 1] + extra)
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def iou(a, b, extra=0.0):
+def iou(a, b):
     """Intersection over union of boxes [..., N, 4] and [..., M, 4], [..., N, M].
-
-    Args:
-        extra: see `area`.
 
     Source: the usual overlap; thesis 8.3.3 assigns by it.
     """
     a, b = a[..., :, None, :], b[..., None, :, :]
-    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + extra
-    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + extra
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     shared = np.maximum(width, 0) * np.maximum(height, 0)
-    union = area(a, extra) + area(b, extra) - shared
+    union = area(a) + area(b) - shared
     return shared / np.maximum(union, np.finfo(union.dtype).tiny)
 
 

@@ -36,8 +36,9 @@ class Correlation(keras.layers.Layer):
     channels; the released code also has a displacement stride of 2 there, 81 channels,
     and its mean over the channels is the default here.
 
-    The memory beside that of inputs and output is about three times that of the second
-    map, for displacements of any size.
+    Working memory: the cells of the second map that blocks of 8 output columns meet,
+    (7 s + 2 r + 1) / (8 s) times that map (three times for max_displacement 8), or half
+    as often again for a gradient, and some five times the output.
 
     Args:
         max_displacement: d, in cells of the maps, 1 or more.
@@ -99,7 +100,11 @@ class Correlation(keras.layers.Layer):
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         first, second = (ops.cast(x, dtype) for x in inputs)
         y = _correlate(
-            first, second, self.radius, self.stride, self.displacement_stride
+            first,
+            second,
+            self.radius,
+            self.stride,
+            self.displacement_stride,
         )
         if self.normalize:
             y = y * (1 / first.shape[-1])
@@ -142,13 +147,13 @@ def _of_one_shape(first, second):
 def _correlate(first, second, radius, stride, step):
     """The inner products, [B, h, w, (2 radius + 1)^2]."""
     batch, height, width, channels = ops.shape(second)
-    rows = _Axis(height, radius, stride, step)
-    columns = _Axis(width, radius, stride, step)
+    size = _rows_of_a_block(radius, stride // math.gcd(stride, step))
+    rows = _Axis(height, radius, stride, step, size)
+    columns = _Axis(width, radius, stride, step, BLOCK)
     # The last row is the zero outside of the map.
-    first, second = (ops.reshape(x, (-1, channels)) for x in (first, second))
-    second = ops.pad(second, ((0, 1), (0, 0)))
-    x = _rows(first, *_first_cells(batch, rows, columns))
-    y = _rows(second, *_second_cells(batch, rows, columns))
+    second_cells = ops.pad(ops.reshape(second, (-1, channels)), ((0, 1), (0, 0)))
+    x = _rows(_flat_like(first, second), *_first_cells(batch, rows, columns))
+    y = _rows(second_cells, *_second_cells(batch, rows, columns))
     x = ops.reshape(x, (rows.blocks, -1, rows.size * columns.size, channels))
     y = ops.reshape(
         y, (rows.before + rows.blocks, -1, rows.advance * columns.reach, channels)
@@ -159,12 +164,30 @@ def _correlate(first, second, radius, stride, step):
     return ops.reshape(found, shape)
 
 
+def _flat_like(x, like):
+    """[B, H, W, C] -> [B H W, C] of a map of the size of `like`.
+
+    Known sizes have been compared before; where others differ, a graph that runs fails
+    in "maps_of_different_size".
+    """
+    sizes = list(zip(ops.shape(x)[:-1], ops.shape(like)[:-1], strict=True))
+    differ = sum((a - b) * (a - b) for a, b in sizes)
+    cells = sizes[0][1] * sizes[1][1] * sizes[2][1]
+    with keras.name_scope("maps_of_different_size"):
+        return ops.reshape(x, (cells + differ, x.shape[-1]))
+
+
+def _rows_of_a_block(radius, s):
+    """About BLOCK, so that whole blocks of s size rows make a radius."""
+    return max(4, -(-radius // (s * max(1, radius // (BLOCK * s)))))
+
+
 class _Axis:
     """How one axis is cut into blocks; all the numbers of the rows, or of the columns.
 
-    With the greatest common divisor g of both strides, s = stride / g, e = step / g, the
-    outputs i = e n + q of one phase q < e meet cells stride q + step m of the second
-    map, of which output n is displaced from m = s n: strides of s and 1 in every phase.
+    With the greatest common divisor g of both strides, s = stride / g, e = step / g,
+    the outputs i = e n + q of one phase q < e meet cells stride q + step m of the
+    second map, at displacements m - s n: in every phase, strides of s and 1.
 
     Attributes:
         cells, outputs: numbers of cells of the maps, and of outputs.
@@ -180,16 +203,15 @@ class _Axis:
         reach: cells that the outputs of one block meet.
     """
 
-    def __init__(self, cells, radius, stride, step):
+    def __init__(self, cells, radius, stride, step, size):
         common = math.gcd(stride, step)
         self.cells, self.radius = cells, radius
         self.stride, self.step, self.common = stride, step, common
         self.s, self.phases = stride // common, step // common
         self.outputs = -(-cells // stride)
-        ahead = max(1, radius // (BLOCK * self.s))
-        self.size = max(4, -(-radius // (self.s * ahead)))
+        self.size = size
         self.advance = self.s * self.size
-        self.blocks = -(-(-(-self.outputs // self.phases)) // self.size)
+        self.blocks = -(-self.outputs // (self.phases * self.size))
         self.ahead = -(-radius // self.advance)
         self.shifts = self.ahead + 1 - (self.s - radius - 1) // self.advance
         self.before = min(self.ahead, int(self.s > 1 and self.phases > 1))
@@ -358,12 +380,12 @@ def _products(x, y, rows):
             return of_x, ops.einsum("bnij,bnik->bnjk", zs, xs)
 
         parts = [
-            pair.at_outputs(
-                ops.einsum("bnik,bnjk->bnij", pair.outputs(x), pair.met(y))
-            )
+            pair.at_outputs(ops.einsum("bnjk,bnik->bnji", pair.met(y), pair.outputs(x)))
             for pair in pairs
         ]
-        return ops.concatenate(parts, axis=-1), gradient
+        # The larger block first, then transposed: faster than the other way around.
+        z = ops.transpose(ops.concatenate(parts, axis=2), (0, 1, 3, 2))
+        return z, gradient
 
     return multiply(x, y)
 
@@ -375,9 +397,9 @@ class _Pairs:
         back = rows.ahead - rows.before - shift
         blocks, met = rows.blocks, rows.before + rows.blocks
         first, first_met = max(0, back), max(0, -back)
-        self._first = ops.minimum(first, blocks)
-        self._first_met = ops.minimum(first_met, met)
-        self._count = ops.maximum(ops.minimum(blocks - first, met - first_met), 0)
+        self._first = _least(first, blocks)
+        self._first_met = _least(first_met, met)
+        self._count = -_least(-_least(blocks - first, met - first_met), 0)
         self._after = blocks - self._first - self._count
         self._after_met = met - self._first_met - self._count
 
@@ -393,6 +415,11 @@ class _Pairs:
 
     def at_met(self, z):
         return _between(z, self._first_met, self._after_met)
+
+
+def _least(a, b):
+    """The smaller of two sizes, a number if both are."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
 def _between(x, before, after):

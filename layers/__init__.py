@@ -10,6 +10,7 @@ from zoo.layers.camera_motion import RemoveCameraMotion
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
 from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
+from zoo.layers.correlation import Correlation
 from zoo.layers.cross_stream import CrossStream
 from zoo.layers.flow_stack import FlowStack
 from zoo.layers.fusion import (
@@ -51,6 +52,7 @@ __all__ = [
     "ConcatFusion",
     "ConvFusion",
     "ConvNorm",
+    "Correlation",
     "CrossStream",
     "FeatureIdentity",
     "FlowNormalization",

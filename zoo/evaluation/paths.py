@@ -37,6 +37,8 @@ def disjoint_paths(candidates, links):
     # Classes with as many paths stand together, so that all of a block end together.
     order = np.argsort(-rounds, kind="stable")
     order = order[rounds[order] > 0]
+    if not order.size:
+        return
     depth = 3 + max(len(found) for found in links)
     block = max(1, _BYTES // (8 * depth * width * len(candidates)))
     results = {}

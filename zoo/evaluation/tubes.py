@@ -128,7 +128,9 @@ class LinkOptions:
     def __post_init__(self):
         for name in ("suppression", "voting", "track_overlap"):
             value = getattr(self, name)
-            if not (value is None and name == "voting") and not 0 < value < 1:
+            if value is None and name == "voting":
+                continue
+            if value is None or not 0 < value < 1:
                 raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
         if self.keep < 1:
             raise ValueError(f"keep must be 1 or more boxes; got {self.keep}.")

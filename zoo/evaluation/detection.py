@@ -341,7 +341,7 @@ def proposal_recall(proposals, annotations, classes, overlap=0.5):
     found, total = np.zeros((2, len(classes)), int)
     for video, frames in annotations.items():
         for frame, objects in frames.items():
-            labels = np.asarray(objects.labels)
+            labels = np.asarray(objects.labels, int)
             targets = check_boxes(objects.boxes, f"{video}, frame {frame}: boxes")
             targets, labels = targets[labels >= 0].astype(float), labels[labels >= 0]
             boxes = proposals.get(video, {}).get(frame, np.zeros((0, 4)))

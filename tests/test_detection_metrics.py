@@ -114,7 +114,7 @@ def random_set(seed, videos=5, frames=12):
         count = rng.integers(0, 4)
         corner = rng.integers(0, 150, (count, 2))
         size = rng.choice([6, 12, 40, 80], (count, 2))
-        speed = rng.choice([0, 0.5, -0.5, 3, -20], (count, 1))
+        speed = rng.choice([0, 0.5, 3, 20], (count, 1), p=[0.2, 0.5, 0.2, 0.1])
         labels = rng.integers(0, 2, count)
         found, objects = {}, {}
         for frame in range(0, 2 * frames, 2):

@@ -65,16 +65,17 @@ def test_overlap_without_division_is_the_overlap(threshold):
     b = np.concatenate([a[:40], random_boxes(rng, 70)]).astype("float32")
     expected = [[naive.overlap(x, y) for y in b.tolist()] for x in a.tolist()]
     np.testing.assert_allclose(box_arithmetic.iou(a, b), expected, atol=1e-5)
-    found = box_arithmetic.overlapping(a, b, threshold)
-    np.testing.assert_array_equal(found, np.array(expected) > threshold)
+    found = box_arithmetic.overlapping(a, b, (threshold, False), (0.3, True))
+    np.testing.assert_array_equal(found[0], np.array(expected) > threshold)
+    np.testing.assert_array_equal(found[1], np.array(expected) >= 0.3)
 
 
 def test_exactly_the_threshold_is_in_only_where_asked_for():
     a, b = np.float32([[0, 0, 10, 10]]), np.float32([[0, 0, 10, 5], [0, 0, 0, 0]])
-    assert not box_arithmetic.overlapping(a, b, 0.5).any()
-    assert box_arithmetic.overlapping(a, b, 0.5, True).tolist() == [[True, False]]
+    strict, inclusive = box_arithmetic.overlapping(a, b, (0.5, False), (0.5, True))
+    assert (strict.any(), inclusive.tolist()) == (False, [[True, False]])
     flat = np.float32([[3, 3, 3, 9]])
-    assert not box_arithmetic.overlapping(flat, flat, 0.5, True).any()
+    assert not box_arithmetic.overlapping(flat, flat, (0.5, True)).any()
 
 
 @pytest.mark.parametrize("seed", range(4))

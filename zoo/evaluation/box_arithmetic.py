@@ -9,7 +9,7 @@ Komodakis (2015).
 
 import numpy as np
 
-_BLOCK = 16384  # pairs of boxes compared at a time, so that the cache holds them
+_BLOCK = 32768  # pairs of boxes compared at a time, so that the cache holds them
 
 
 def check_boxes(boxes, name):

@@ -124,14 +124,17 @@ class _Lattice:
 
     def _backward(self, table, before, active):
         """The best states of all frames, int [T, classes], and the sums."""
-        states = active * self._width
-        tops = table[:, :states].reshape(len(table), active, -1).argmax(axis=2)
-        tops += np.arange(active) * self._width
+        size = self._size
+        tops = table[:, : active * self._width].reshape(len(table), active, -1)
+        tops = tops.argmax(axis=2) + np.arange(active) * self._width
         path = np.empty((len(before), active), int)
         state, columns = tops[-1], np.arange(active)
+        # Where a step starts from the best state of the row, this one is looked up.
+        places = np.arange(size + 1 + active)
         for t in range(len(before) - 1, -1, -1):
             path[t] = state
-            options = before[t][:, state]
+            options = before[t].take(state, axis=1)
             state = options[table[t].take(options).argmax(axis=0), columns]
-            state = np.where(state > self._size, tops[t], state)
+            places[size + 1 :] = tops[t]
+            state = places.take(state)
         return path, table[-1, tops[-1]]

@@ -267,14 +267,13 @@ class TubeLinker:
         if not self._frames:
             return []
         frames, tubes = np.array(self._frames), []
+        boxes, scores, first = self._in_one_row()
         for label, totals, paths in disjoint_paths(self._candidates, self._links):
             # Where the class has boxes: -1 elsewhere, the same frames in every path.
             present = np.flatnonzero(paths[0] >= 0)
-            rows = [(self._candidates[t], paths[:, t]) for t in present]
-            boxes = np.stack([found.boxes[label, i] for found, i in rows], axis=1)
-            scores = np.stack([found.scores[label, i] for found, i in rows], axis=1)
-            scores = rescore(scores, self._options.alpha)
-            for path, total in enumerate(totals):
+            places = first[present, label] + paths[:, present]
+            of_class = rescore(scores[places], self._options.alpha)
+            for total, path, of_tube in zip(totals, places, of_class, strict=True):
                 tubes.append(
                     Tube(
                         id=len(tubes),
@@ -282,10 +281,21 @@ class TubeLinker:
                         score=float(total / len(present)),
                         frames=frames[present],
                         boxes=boxes[path],
-                        scores=scores[path],
+                        scores=of_tube,
                     )
                 )
         return tubes
+
+    def _in_one_row(self):
+        """Boxes [n, 4] and scores [n] of all frames, and where [T, C] classes begin."""
+        counts = [found.scores.shape for found in self._candidates]
+        sizes = np.array([classes * width for classes, width in counts])
+        first = [np.arange(classes) * width for classes, width in counts]
+        return (
+            np.concatenate([found.boxes.reshape(-1, 4) for found in self._candidates]),
+            np.concatenate([found.scores.ravel() for found in self._candidates]),
+            np.stack(first) + (np.cumsum(sizes) - sizes)[:, None],
+        )
 
 
 def check_next(detections, frames, candidates):

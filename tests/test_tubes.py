@@ -285,6 +285,21 @@ def test_online_tubes_do_not_depend_on_the_future(seed):
                 )
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("absent", [0.0, 0.4])
+def test_online_tubes_are_those_of_plain_python(seed, absent):
+    detections, tracklets = random_video(seed, frames=8, boxes=18, absent=absent)
+    reference = naive.online_tubes(detections, [None, *tracklets])
+    tubes = gather(run_online((detections, tracklets)))
+    assert len(tubes) == len(reference)
+    for tube in tubes:
+        label, rows = reference[tube.id]
+        frames, boxes, scores = zip(*rows, strict=True)
+        assert (tube.label, tube.frames.tolist()) == (label, list(frames))
+        np.testing.assert_allclose(tube.boxes, boxes, atol=1e-3)
+        np.testing.assert_allclose(tube.scores, scores, atol=1 / 128)
+
+
 @pytest.mark.parametrize("linked_only", [False, True])
 def test_online_every_box_has_one_tube(linked_only):
     detections, tracklets = random_video(5, frames=8, absent=0.3)

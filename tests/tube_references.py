@@ -147,3 +147,48 @@ def video_tubes(detections, tracklets):
             numbers = [plain[t][0] for t in kept]
             found.append((label, total, numbers, chosen, scores))
     return found
+
+
+def online_tubes(detections, tracklets):
+    """The causal version: {tube: (label, [(frame, box, re-scored)])}.
+
+    Args:
+        detections: of every frame. tracklets: to every frame from the one before; the
+            first is None.
+    """
+    tubes = {}
+    for t, (found, tracks) in enumerate(zip(detections, tracklets, strict=True)):
+        pairs = []
+        if tracks:
+            ends = tracks.ends.tolist()
+            pairs = list(zip(tracks.starts.tolist(), ends, strict=True))
+        for label, scores in enumerate(found.scores.T.tolist()):
+            boxes = reduced(found.boxes.tolist(), scores)
+            alive = {n for n, (c, _) in tubes.items() if c == label}
+            values = {}
+            for n in alive:
+                frames, last, plain = zip(*tubes[n][1], strict=True)
+                mean = sum(plain) / len(plain)
+                for j, (box, score) in enumerate(boxes):
+                    fresh = frames[-1] == t - 1
+                    bonus = fresh and edge((last[-1], 0), (box, 0), pairs)
+                    values[n, j] = mean + score + bonus
+            taken = {}
+            while values:
+                n, j = max(values, key=values.get)
+                taken[j] = n
+                values = {k: v for k, v in values.items() if k[0] != n and k[1] != j}
+            for j, (box, score) in enumerate(boxes):
+                tube = tubes.setdefault(taken.get(j, len(tubes)), (label, []))
+                tube[1].append((t, box, score))
+    return {
+        n: (label, [row[:2] + (_so_far(rows, k),) for k, row in enumerate(rows)])
+        for n, (label, rows) in tubes.items()
+    }
+
+
+def _so_far(rows, last):
+    """Score of a row, and the mean of the best half of the scores up to it."""
+    best = sorted((score for *_, score in rows[: last + 1]), reverse=True)
+    best = best[: math.ceil(len(best) / 2)]
+    return rows[last][2] + sum(best) / len(best)

@@ -11,10 +11,15 @@ Where the released MATLAB code and the thesis differ, or where the thesis is sil
 - "overlap larger than 0.5" (eq. 8.6) is strict here; the code rounds the overlap, so
   that exactly 0.5 passes (`inclusive`).
 - The thesis gives no threshold for the suppression before linking; the code has 0.4,
-  and after it votes with all candidates that overlap a kept box by at least 0.5.
-- An edge over skipped frames has no tracklet, so it scores p_i + p_j.
+  and after it votes with all candidates that overlap a kept box by at least 0.5. Its
+  overlaps there are those of pixels (widths + 1), here those of continuous boxes.
+- An edge over skipped frames has no tracklet, so it scores p_i + p_j; the code compares
+  the tracks of the last frame with the boxes of the next one that has any.
 - "alpha = 50 %" is rounded up to whole boxes, as in the code.
-- Among equal sums a linked edge comes before an unlinked one, then the better box.
+- Among equal sums a linked edge comes before an unlinked one, then the better box; the
+  code takes the first in its order.
+- The code's smoothed scores, its penalty for edges without track, its halved bonus for
+  three frames and its cutting of paths are unused or not the thesis', and left out.
 
 Source: thesis 8.4, eq. 8.5-8.7, and 8.5.2; Gkioxari and Malik (2015).
 """

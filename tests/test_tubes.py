@@ -469,6 +469,7 @@ def test_the_number_of_tracklets_must_fit():
         ("voting", 1.0),
         ("track_overlap", -1),
         ("keep", 0),
+        ("keep", 10_001),
         ("alpha", 0),
         ("alpha", 1.5),
         ("min_score", -0.1),

@@ -62,19 +62,21 @@ class _Lattice:
     def __init__(self, candidates, links, labels, width, present):
         self._labels, self._width, self._present = labels, width, present
         self._size = len(labels) * width
-        frames = range(len(candidates))
-        self._gains = np.stack([self._gain(candidates[t], t) for t in frames])
-        self._before = [self._predecessors(links[t], present[t]) for t in frames]
+        # How many edges a box has: one at either end of the video, else two.
+        frames = np.arange(len(candidates))[:, None]
+        first, last = present.argmax(axis=0), present[::-1].argmax(axis=0)
+        edges = (frames > first) + (frames < len(present) - 1 - last).astype(float)
+        pairs = zip(candidates, edges.clip(1), strict=True)
+        self._gains = np.stack([self._gain(*pair) for pair in pairs])
+        self._gains[np.repeat(~present, width, axis=1)] = 0  # skipped: the sums stay
+        pairs = zip(links, present, strict=True)
+        self._before = [self._predecessors(*pair) for pair in pairs]
 
-    def _gain(self, found, t):
+    def _gain(self, found, edges):
         """What entering a state adds to the sum, float64 [N]."""
         gain = np.full((len(self._labels), self._width), -np.inf)
         gain[:, : found.scores.shape[1]] = found.scores[self._labels]
-        outer = self._present[:t].any(axis=0), self._present[t + 1 :].any(axis=0)
-        gain *= np.add(*outer, dtype=float).clip(1)[:, None]
-        gain += 1
-        gain[~self._present[t]] = 0  # a skipped frame: the sums stay
-        return gain.ravel()
+        return (gain * edges[:, None] + 1).ravel()
 
     def _predecessors(self, links, present):
         """Where in the row before a state is reached from, int [P + 1, N]."""

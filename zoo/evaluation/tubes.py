@@ -32,6 +32,9 @@ from zoo.evaluation import box_arithmetic
 from zoo.evaluation.candidates import predecessors, reduce
 from zoo.evaluation.paths import disjoint_paths
 
+MAX_KEEP = 10_000
+"""Largest `keep`: boxes of a class are numbered by 16 bits."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameDetections:
@@ -137,8 +140,8 @@ class LinkOptions:
                 continue
             if value is None or not 0 < value < 1:
                 raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
-        if self.keep < 1:
-            raise ValueError(f"keep must be 1 or more boxes; got {self.keep}.")
+        if not 1 <= self.keep <= MAX_KEEP:
+            raise ValueError(f"keep must be 1 to {MAX_KEEP}; got {self.keep}.")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must be > 0 and <= 1, or None; got {self.alpha}.")
         if not 0 <= self.min_score < 1:

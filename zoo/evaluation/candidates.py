@@ -42,15 +42,16 @@ def reduce(detections, options):
     # A box that is no candidate of any class neither stays nor votes.
     used = (scores > -np.inf).any(axis=0)
     boxes, scores = boxes[used], np.ascontiguousarray(scores[:, used])
-    overlaps = box_arithmetic.overlapping(boxes, boxes, options.suppression)
-    np.fill_diagonal(overlaps, True)
-    kept, counts = box_arithmetic.suppress(overlaps, scores, options.keep)
-    if options.voting is None or not kept.size:
-        found = boxes[kept]
-    else:
-        overlaps = box_arithmetic.overlapping(boxes, boxes, options.voting, True)
-        np.fill_diagonal(overlaps, True)
-        found = box_arithmetic.vote(boxes, scores, overlaps, kept)
+    limits = [(options.suppression, False)]
+    if options.voting is not None:
+        limits.append((options.voting, True))
+    overlaps = box_arithmetic.overlapping(boxes, boxes, *limits)
+    itself = np.arange(len(boxes))
+    overlaps[:, itself, itself] = True
+    kept, counts = box_arithmetic.suppress(overlaps[0], scores, options.keep)
+    found = boxes[kept]
+    if options.voting is not None and kept.size:
+        found = box_arithmetic.vote(boxes, scores, overlaps[1], kept)
     valid = np.arange(kept.shape[1]) < counts[:, None]
     scores = np.take_along_axis(scores, kept, axis=1)
     return Candidates(
@@ -77,11 +78,9 @@ def predecessors(earlier, later, tracklets, options):
     none = np.zeros((0, classes, count), np.int16)
     if earlier is None or tracklets is None:
         return none
-    label, i, j = np.nonzero(linked(earlier, later, tracklets, options))
+    label, j, i = _pairs(earlier, later, tracklets, options)
     if not label.size:
         return none
-    order = np.lexsort((i, j, label))
-    label, i, j = label[order], i[order], j[order]
     target = label * count + j
     # The rank of a pair among those of its target: how far behind the first it stands.
     first = np.flatnonzero(np.diff(target, prepend=-1))
@@ -99,16 +98,32 @@ def linked(earlier, later, tracklets, options):
 
     Source: thesis eq. 8.6.
     """
+    found = np.zeros((*earlier.scores.shape, later.scores.shape[1]), bool)
+    label, j, i = _pairs(earlier, later, tracklets, options)
+    found[label, i, j] = True
+    return found
 
-    def touched(candidates, boxes):
-        flat = candidates.boxes.reshape(-1, 4)
-        found = box_arithmetic.overlapping(
-            flat, boxes, options.track_overlap, options.inclusive
-        )
-        bits = np.packbits(found, axis=1)
-        return bits.reshape(*candidates.scores.shape, bits.shape[1])
 
-    starts = touched(earlier, tracklets.starts)
-    ends = touched(later, tracklets.ends)
-    # Some tracklet touches both: a bit is set in both rows.
-    return (starts[:, :, None] & ends[:, None]).any(axis=-1)
+def _pairs(earlier, later, tracklets, options):
+    """Linked pairs: class, later box, earlier box, ascending in this order."""
+    starts, i = _touched(earlier, tracklets.starts, options)
+    ends, j = _touched(later, tracklets.ends, options)
+    # Every box at the start of a tracklet goes with every box of its class at the end.
+    first, last = np.searchsorted(ends, starts), np.searchsorted(ends, starts, "right")
+    partners = last - first
+    place = np.arange(partners.sum())
+    place += np.repeat(first - np.cumsum(partners) + partners, partners)
+    label = np.repeat(starts % len(later.counts), partners)
+    shape = *later.scores.shape, earlier.scores.shape[1]
+    pairs = np.ravel_multi_index((label, j[place], np.repeat(i, partners)), shape)
+    return np.unravel_index(np.unique(pairs), shape)
+
+
+def _touched(candidates, boxes, options):
+    """Which boxes tracklets overlap: tracklet * C + class, ascending, and the box."""
+    classes, count = candidates.scores.shape
+    limit = options.track_overlap, options.inclusive
+    flat = candidates.boxes.reshape(-1, 4)
+    found = np.flatnonzero(box_arithmetic.overlapping(boxes, flat, limit))
+    # [M, C, k] in one row: the last number is the box, the others are the key.
+    return np.divmod(found, max(count, 1))

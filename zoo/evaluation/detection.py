@@ -190,65 +190,74 @@ class VidEvaluation:
 
         Source: thesis 8.5.1.
         """
-        by_speed = len(self._ranges) > 1
         try:
-            if by_speed and speeds is None:
+            if len(self._ranges) > 1 and speeds is None:
                 speeds = motion_iou(annotations)
             for frame, objects in annotations.items():
-                speed = speeds[frame] if by_speed else np.zeros(len(objects.labels))
-                self._frame(detections.get(frame), objects, speed, f"frame {frame}")
+                where = f"frame {frame}"
+                found = self._boxes(objects, f"{where}, objects")
+                inside = self._inside(found, speeds, frame)
+                ignored = tuple(getattr(objects, "ignored", ()))
+                self._count(found, inside, ignored)
+                if frame in detections:
+                    given = self._boxes(detections[frame], f"{where}, detections")
+                    scores = _scores(detections[frame], given, where)
+                    self._compare(given, scores, found, inside, ignored)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    def _frame(self, detections, objects, speed, where):
-        """Adds a frame."""
-        boxes, labels, scores, _ = self._checked(detections, f"{where}, detections")
-        targets, names, _, given = self._checked(objects, f"{where}, objects")
-        speed = np.asarray(speed)[given]
-        inside = np.stack([(speed >= a) & (speed <= b) for a, b in self._limits()])
-        ignored = tuple(getattr(objects, "ignored", ()))
-        self._speeds += inside.sum(axis=1)
-        for number, of_range in enumerate(inside):
-            counted = names[of_range & ~np.isin(names, ignored)]
-            self._objects[number] += np.bincount(counted, minlength=len(self._classes))
-        counted = ~np.isin(labels, ignored)
-        boxes, labels, scores = boxes[counted], labels[counted], scores[counted]
-        if not len(labels):
-            return
-        order = np.argsort(-scores, kind="stable")
-        boxes, labels, scores = boxes[order], labels[order], scores[order]
-        overlaps = iou(boxes, targets)
-        taken = _match(overlaps, labels[:, None] == names, _thresholds(targets))
-        right = (taken >= 0) & _of(inside, taken)
-        wrong = np.where(taken >= 0, 0, _weights(overlaps, inside))
-        for rows, found in zip(self._rows, (labels, scores, right, wrong), strict=True):
-            rows.append(found)
-
-    def _limits(self):
-        return self._ranges.values()
-
-    def _checked(self, found, where):
-        """Boxes float64, labels and scores without padding, and which were none."""
-        if found is None:
-            return np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool)
+    def _boxes(self, found, where):
+        """Boxes float64 and labels without padding, and which are none of it."""
         boxes = check_boxes(found.boxes, f"{where}: boxes").astype(float)
-        labels = np.asarray(found.labels).reshape(-1)
-        scores = np.asarray(getattr(found, "scores", np.zeros(len(labels))), float)
-        if not len(boxes) == len(labels) == scores.size:
+        labels = np.asarray(found.labels).reshape(-1).astype(int)
+        if len(boxes) != len(labels):
             raise ValueError(
-                f"{where}: got {len(boxes)} boxes, {len(labels)} labels and "
-                f"{scores.size} scores; there must be as many of each."
+                f"{where}: got {len(boxes)} boxes and {len(labels)} labels; there must "
+                "be as many of each."
             )
         given = labels != -1
-        labels, scores = labels[given].astype(int), scores.reshape(-1)[given]
-        if not np.isfinite(scores).all():
-            raise ValueError(f"{where}: scores must be finite; got NaN or infinity.")
+        labels = labels[given]
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self._classes):
             raise ValueError(
                 f"{where}: labels must be 0 to {len(self._classes) - 1}, or -1 for "
                 f"padding; got {labels.min()} to {labels.max()}."
             )
-        return boxes[given], labels, scores, given
+        return boxes[given], labels.astype(np.int16), given
+
+    def _inside(self, found, speeds, frame):
+        """Which objects have which speed, bool [R, G]."""
+        _, labels, given = found
+        if len(self._ranges) == 1:
+            return np.ones((1, len(labels)), bool)
+        if frame not in speeds or len(speeds[frame]) != len(given):
+            raise ValueError(
+                f"speeds must hold a motion IoU for each of the {len(given)} objects "
+                f"of frame {frame}; take motion_iou of all frames."
+            )
+        speed = np.asarray(speeds[frame])[given]
+        return np.stack([(speed >= a) & (speed <= b) for a, b in self._ranges.values()])
+
+    def _count(self, found, inside, ignored):
+        """Counts the objects of a frame."""
+        labels = found[1]
+        self._speeds += inside.sum(axis=1)
+        for number, of_speed in enumerate(inside):
+            counted = labels[of_speed & ~np.isin(labels, ignored)]
+            self._objects[number] += np.bincount(counted, minlength=len(self._classes))
+
+    def _compare(self, given, scores, found, inside, ignored):
+        """Compares the detections of a frame with its objects."""
+        boxes, labels, _ = given
+        targets, names, _ = found
+        order = np.argsort(-scores, kind="stable")
+        order = order[~np.isin(labels[order], ignored)]
+        boxes, labels, scores = boxes[order], labels[order], scores[order]
+        overlaps = iou(boxes, targets)
+        taken = _match(overlaps, labels[:, None] == names, _thresholds(targets))
+        right = (taken >= 0) & _of(inside, taken)
+        wrong = np.where(taken >= 0, np.float32(0), _weights(overlaps, inside))
+        for rows, found in zip(self._rows, (labels, scores, right, wrong), strict=True):
+            rows.append(found)
 
     def results(self):
         """The `VidResults` of all videos so far.
@@ -263,7 +272,7 @@ class VidEvaluation:
             # "all" takes every false positive as one, however still the objects are.
             shares = self._speeds / max(self._speeds[0], 1)
             shares[0] = 1
-            wrong = np.where(wrong == _EMPTY, shares[:, None], wrong)
+            wrong = np.where(wrong == _EMPTY, np.float32(shares)[:, None], wrong)
             detections = np.bincount(labels, minlength=count)
             order = np.lexsort((-scores, labels))  # stable: frames keep their order
             for label, rows in enumerate(np.split(order, np.cumsum(detections)[:-1])):
@@ -278,6 +287,22 @@ class VidEvaluation:
             objects=dict(zip(self._ranges, self._objects.copy(), strict=True)),
             detections=detections,
         )
+
+
+def _scores(detections, given, where):
+    """Scores float64 without padding, finite."""
+    scores = np.asarray(detections.scores, float).reshape(-1)
+    if scores.size != len(given[2]):
+        raise ValueError(
+            f"{where}, detections: got {len(given[2])} boxes and {scores.size} scores; "
+            "there must be as many of each."
+        )
+    scores = scores[given[2]]
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"{where}, detections: scores must be finite; got NaN or infinity."
+        )
+    return scores
 
 
 def _thresholds(boxes):
@@ -306,19 +331,20 @@ def _of(inside, taken):
 
 
 def _weights(overlaps, inside):
-    """How much a detection that finds nothing counts as wrong, float [R, N]."""
+    """How much a detection that finds nothing counts as wrong, float32 [R, N]."""
     if not inside.shape[1]:
-        return np.full((len(inside), len(overlaps)), _EMPTY)
+        return np.full((len(inside), len(overlaps)), _EMPTY, np.float32)
     spread = overlaps[None]
     of_speed = np.where(inside[:, None], spread, -1).max(axis=2)
     of_others = np.where(inside[:, None], -1, spread).max(axis=2)
     share = 1 - inside.mean(axis=1, keepdims=True)
-    return np.where(of_speed == of_others, share, of_speed > of_others).astype(float)
+    weights = np.where(of_speed == of_others, share, of_speed > of_others)
+    return weights.astype(np.float32)
 
 
 def _average_precision(right, wrong, objects):
     """Area under the monotone precision over recall."""
-    right, wrong = np.cumsum(right), np.cumsum(wrong)
+    right, wrong = np.cumsum(right), np.cumsum(wrong, dtype=float)
     recall = np.concatenate([[0.0], right / max(objects, 1)])
     precision = right / np.maximum(right + wrong, np.finfo(float).tiny)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
@@ -341,7 +367,7 @@ def proposal_recall(proposals, annotations, classes, overlap=0.5):
     found, total = np.zeros((2, len(classes)), int)
     for video, frames in annotations.items():
         for frame, objects in frames.items():
-            labels = np.asarray(objects.labels)
+            labels = np.asarray(objects.labels, int)
             targets = check_boxes(objects.boxes, f"{video}, frame {frame}: boxes")
             targets, labels = targets[labels >= 0].astype(float), labels[labels >= 0]
             boxes = proposals.get(video, {}).get(frame, np.zeros((0, 4)))

@@ -178,20 +178,26 @@ class _Tubes:
         self._totals[label, slot] += scores
         if alpha is None:
             return np.zeros(len(label))
-        bins = np.clip(((1 - scores) * BINS).astype(int), 0, BINS - 1)
-        above = np.arange(BINS) >= bins[:, None]
-        number = self._number[label, slot] + above
-        sums = self._sum[label, slot] + above * scores[:, None].astype(float)
-        self._number[label, slot], self._sum[label, slot] = number, sums
-        return _top_means(number, sums, top_count(self._counts[label, slot], alpha))
+        # All places at once, those without a box beyond the last bin: no copies.
+        bins = np.full((*self.ids.shape, 1), BINS, np.int16)
+        bins[label, slot, 0] = np.clip(((1 - scores) * BINS).astype(int), 0, BINS - 1)
+        added = np.zeros(bins.shape)
+        added[label, slot, 0] = scores
+        above = np.arange(BINS, dtype=np.int16) >= bins
+        self._number += above
+        np.add(self._sum, added, out=self._sum, where=above)
+        count = top_count(self._counts, alpha).astype(np.int32)
+        return _top_means(self._number, self._sum, count)[label, slot]
 
 
 def _top_means(number, sums, count):
-    """Means of the `count` [n] highest of what histograms [n, BINS] hold."""
-    rows = np.arange(len(count))
-    last = (number < count[:, None]).sum(axis=1)  # the bin in which the count ends
-    before = np.maximum(last - 1, 0)
-    higher = np.where(last > 0, number[rows, before], 0)
-    total = np.where(last > 0, sums[rows, before], 0.0)
-    of_bin = (sums[rows, last] - total) / (number[rows, last] - higher)
-    return (total + (count - higher) * of_bin) / count
+    """Means of the `count` [...] highest of what histograms [..., BINS] hold."""
+    count = count[..., None]
+    last = (number < count).sum(axis=-1, keepdims=True)  # the bin where the count ends
+    last = np.minimum(last, BINS - 1)  # of an empty place
+    ends = np.concatenate([np.maximum(last - 1, 0), last], axis=-1)
+    higher, number = np.split(np.take_along_axis(number, ends, axis=-1), 2, axis=-1)
+    total, sums = np.split(np.take_along_axis(sums, ends, axis=-1), 2, axis=-1)
+    higher, total = np.where(last > 0, (higher, total), 0.0)
+    of_bin = (sums - total) / np.maximum(number - higher, 1)
+    return ((total + (count - higher) * of_bin) / np.maximum(count, 1))[..., 0]

@@ -37,6 +37,8 @@ def disjoint_paths(candidates, links):
     # Classes with as many paths stand together, so that all of a block end together.
     order = np.argsort(-rounds, kind="stable")
     order = order[rounds[order] > 0]
+    if not order.size:
+        return
     depth = 3 + max(len(found) for found in links)
     block = max(1, _BYTES // (8 * depth * width * len(candidates)))
     results = {}
@@ -60,19 +62,21 @@ class _Lattice:
     def __init__(self, candidates, links, labels, width, present):
         self._labels, self._width, self._present = labels, width, present
         self._size = len(labels) * width
-        frames = range(len(candidates))
-        self._gains = np.stack([self._gain(candidates[t], t) for t in frames])
-        self._before = [self._predecessors(links[t], present[t]) for t in frames]
+        # How many edges a box has: one at either end of the video, else two.
+        frames = np.arange(len(candidates))[:, None]
+        first, last = present.argmax(axis=0), present[::-1].argmax(axis=0)
+        edges = (frames > first) + (frames < len(present) - 1 - last).astype(float)
+        pairs = zip(candidates, edges.clip(1), strict=True)
+        self._gains = np.stack([self._gain(*pair) for pair in pairs])
+        self._gains[np.repeat(~present, width, axis=1)] = 0  # skipped: the sums stay
+        pairs = zip(links, present, strict=True)
+        self._before = [self._predecessors(*pair) for pair in pairs]
 
-    def _gain(self, found, t):
+    def _gain(self, found, edges):
         """What entering a state adds to the sum, float64 [N]."""
         gain = np.full((len(self._labels), self._width), -np.inf)
         gain[:, : found.scores.shape[1]] = found.scores[self._labels]
-        outer = self._present[:t].any(axis=0), self._present[t + 1 :].any(axis=0)
-        gain *= np.add(*outer, dtype=float).clip(1)[:, None]
-        gain += 1
-        gain[~self._present[t]] = 0  # a skipped frame: the sums stay
-        return gain.ravel()
+        return (gain * edges[:, None] + 1).ravel()
 
     def _predecessors(self, links, present):
         """Where in the row before a state is reached from, int [P + 1, N]."""
@@ -122,14 +126,17 @@ class _Lattice:
 
     def _backward(self, table, before, active):
         """The best states of all frames, int [T, classes], and the sums."""
-        states = active * self._width
-        tops = table[:, :states].reshape(len(table), active, -1).argmax(axis=2)
-        tops += np.arange(active) * self._width
+        size = self._size
+        tops = table[:, : active * self._width].reshape(len(table), active, -1)
+        tops = tops.argmax(axis=2) + np.arange(active) * self._width
         path = np.empty((len(before), active), int)
         state, columns = tops[-1], np.arange(active)
+        # Where a step starts from the best state of the row, this one is looked up.
+        places = np.arange(size + 1 + active)
         for t in range(len(before) - 1, -1, -1):
             path[t] = state
-            options = before[t][:, state]
+            options = before[t].take(state, axis=1)
             state = options[table[t].take(options).argmax(axis=0), columns]
-            state = np.where(state > self._size, tops[t], state)
+            places[size + 1 :] = tops[t]
+            state = places.take(state)
         return path, table[-1, tops[-1]]

@@ -11,10 +11,15 @@ Where the released MATLAB code and the thesis differ, or where the thesis is sil
 - "overlap larger than 0.5" (eq. 8.6) is strict here; the code rounds the overlap, so
   that exactly 0.5 passes (`inclusive`).
 - The thesis gives no threshold for the suppression before linking; the code has 0.4,
-  and after it votes with all candidates that overlap a kept box by at least 0.5.
-- An edge over skipped frames has no tracklet, so it scores p_i + p_j.
+  and after it votes with all candidates that overlap a kept box by at least 0.5. Its
+  overlaps there are those of pixels (widths + 1), here those of continuous boxes.
+- An edge over skipped frames has no tracklet, so it scores p_i + p_j; the code compares
+  the tracks of the last frame with the boxes of the next one that has any.
 - "alpha = 50 %" is rounded up to whole boxes, as in the code.
-- Among equal sums a linked edge comes before an unlinked one, then the better box.
+- Among equal sums a linked edge comes before an unlinked one, then the better box; the
+  code takes the first in its order.
+- The code's smoothed scores, its penalty for edges without track, its halved bonus for
+  three frames and its cutting of paths are unused or not the thesis', and left out.
 
 Source: thesis 8.4, eq. 8.5-8.7, and 8.5.2; Gkioxari and Malik (2015).
 """
@@ -26,6 +31,9 @@ import numpy as np
 from zoo.evaluation import box_arithmetic
 from zoo.evaluation.candidates import predecessors, reduce
 from zoo.evaluation.paths import disjoint_paths
+
+MAX_KEEP = 10_000
+"""Largest `keep`: boxes of a class are numbered by 16 bits."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,10 +136,12 @@ class LinkOptions:
     def __post_init__(self):
         for name in ("suppression", "voting", "track_overlap"):
             value = getattr(self, name)
-            if not (value is None and name == "voting") and not 0 < value < 1:
+            if value is None and name == "voting":
+                continue
+            if value is None or not 0 < value < 1:
                 raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
-        if self.keep < 1:
-            raise ValueError(f"keep must be 1 or more boxes; got {self.keep}.")
+        if not 1 <= self.keep <= MAX_KEEP:
+            raise ValueError(f"keep must be 1 to {MAX_KEEP}; got {self.keep}.")
         if self.alpha is not None and not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must be > 0 and <= 1, or None; got {self.alpha}.")
         if not 0 <= self.min_score < 1:
@@ -265,14 +275,13 @@ class TubeLinker:
         if not self._frames:
             return []
         frames, tubes = np.array(self._frames), []
+        boxes, scores, first = self._in_one_row()
         for label, totals, paths in disjoint_paths(self._candidates, self._links):
             # Where the class has boxes: -1 elsewhere, the same frames in every path.
             present = np.flatnonzero(paths[0] >= 0)
-            rows = [(self._candidates[t], paths[:, t]) for t in present]
-            boxes = np.stack([found.boxes[label, i] for found, i in rows], axis=1)
-            scores = np.stack([found.scores[label, i] for found, i in rows], axis=1)
-            scores = rescore(scores, self._options.alpha)
-            for path, total in enumerate(totals):
+            places = first[present, label] + paths[:, present]
+            of_class = rescore(scores[places], self._options.alpha)
+            for total, path, of_tube in zip(totals, places, of_class, strict=True):
                 tubes.append(
                     Tube(
                         id=len(tubes),
@@ -280,10 +289,21 @@ class TubeLinker:
                         score=float(total / len(present)),
                         frames=frames[present],
                         boxes=boxes[path],
-                        scores=scores[path],
+                        scores=of_tube,
                     )
                 )
         return tubes
+
+    def _in_one_row(self):
+        """Boxes [n, 4] and scores [n] of all frames, and where [T, C] classes begin."""
+        counts = [found.scores.shape for found in self._candidates]
+        sizes = np.array([classes * width for classes, width in counts])
+        first = [np.arange(classes) * width for classes, width in counts]
+        return (
+            np.concatenate([found.boxes.reshape(-1, 4) for found in self._candidates]),
+            np.concatenate([found.scores.ravel() for found in self._candidates]),
+            np.stack(first) + (np.cumsum(sizes) - sizes)[:, None],
+        )
 
 
 def check_next(detections, frames, candidates):

@@ -66,6 +66,14 @@ class _PositionSensitive(keras.layers.Layer):
         pooled = self._pooled(self._bins_first(_float32(maps)), rows, columns)
         return ops.cast(pooled, self.compute_dtype)
 
+    def _over_bins(self, extent):
+        """`extent` / k by a divisor that is no constant.
+
+        By a constant, TensorFlow's graphs multiply by its reciprocal, and some bins
+        would be rounded to end in another cell.
+        """
+        return extent / ops.where(ops.isfinite(extent), float(self.group_size), 1.0)
+
     def _bins_first(self, maps):
         """[B, H, W, D k^2] -> [B, H, W, k^2 D]: what a bin reads lies side by side."""
         batch, height, width, channels = ops.shape(maps)
@@ -141,7 +149,7 @@ class PSRoIPooling(_PositionSensitive):
     to lie on it exactly; in CUDA's float32 some gained a cell, depending on the
     compiler.
 
-    The sums over rectangles cost precision: results are exact to about 1e-6 of the
+    The sums over rectangles cost precision: results are exact to a few 1e-6 of the
     largest value of the maps, beside large areas of one sign to 2e-5. A GPU may
     multiply in TF32, which makes them coarser, unless
     `tf.config.experimental.enable_tensor_float_32_execution(False)` is called before. A
@@ -207,9 +215,7 @@ class PSRoIPooling(_PositionSensitive):
         """Corners of the bins [B, N, k] of boxes in whole cells, as torchvision's."""
         start = _rounded(begin * self.spatial_scale)[..., None]
         extent = ops.maximum(_rounded(end * self.spatial_scale)[..., None] - start, 1.0)
-        # The divisor is kept from being a constant. TensorFlow would multiply by its
-        # reciprocal, and some bins would end in another cell.
-        size = extent / ops.where(extent > 0, float(self.group_size), 1.0)
+        size = self._over_bins(extent)
         bins = ops.arange(self.group_size, dtype="float32")
         return start + ops.floor(bins * size), start + ops.ceil((bins + 1) * size)
 
@@ -267,7 +273,7 @@ class PSRoIAlign(_PositionSensitive):
         k, count = self.group_size, self.sampling_ratio
         start = (begin * self.spatial_scale - 0.5)[..., None]
         # In the order of torchvision's sums, whose rounding shows in the results.
-        length = ((end * self.spatial_scale - 0.5)[..., None] - start) / k
+        length = self._over_bins((end * self.spatial_scale - 0.5)[..., None] - start)
         first = start + ops.arange(k, dtype="float32") * length
         steps = ops.arange(count, dtype="float32") + 0.5
         at = first[..., None] + steps * length[..., None] / count

@@ -15,9 +15,10 @@ import keras
 from keras import ops
 
 from zoo.layers._clip import require_positive
+from zoo.layers._gather import gather
 from zoo.layers.boxes import iou
 
-TILE = 256  # boxes looked at together
+TILE = 128  # boxes looked at together
 _EPSILON = 1e-6  # weight of a vote without a score
 
 
@@ -66,15 +67,22 @@ def nms(boxes, scores, iou_threshold, count, mask=None):
     require_positive("nms", count=count)
     boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
     scores = ops.stop_gradient(ops.cast(scores, "float32"))
-    fine = usable(boxes, scores, mask)
+    fine = _one_more(usable(boxes, scores, mask), False)
+    boxes, scores = _one_more(boxes, 0.0), _one_more(scores, 0.0)
     boxes = ops.where(fine[..., None], boxes, 0.0)
     order = _best(ops.where(fine, scores, -float("inf")), ops.shape(scores)[1])
-    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
+    boxes = gather(boxes, order)
     number = ops.sum(ops.cast(fine, "int32"), axis=1)
     places, found = _greedy(boxes, number, iou_threshold, count)
     valid = ops.arange(count) < found[:, None]
-    indices = ops.take_along_axis(order, places, axis=1)
+    indices = gather(order, places)
     return ops.where(valid, indices, 0), valid
+
+
+def _one_more(x, value):
+    """[B, N, ...] with one more of a value, so that there is one at all."""
+    ends = [(0, 0), (0, 1), *[(0, 0)] * (len(x.shape) - 2)]
+    return ops.pad(x, ends, constant_values=value)
 
 
 def _best(keys, count):
@@ -100,14 +108,14 @@ def _greedy(boxes, number, threshold, count):
     def next_tile(begin, places, found):
         at = begin + offsets
         tile = ops.take(boxes, ops.minimum(at, length - 1), axis=1)
-        kept = ops.take_along_axis(boxes, places[..., None], axis=1)
+        kept = gather(boxes, places)
         kept = ops.where((slots < found[:, None])[..., None], kept, 0.0)
         free = ~ops.any(iou(kept, tile) > threshold, axis=1) & (at < number[:, None])
         keep = _within(iou(tile, tile) > threshold, free)
         # The places of those kept, in front, moved behind those found before.
         first = _best(ops.where(keep, TILE - offsets, 0), TILE)
         behind = slots - found[:, None]
-        new = ops.take_along_axis(first, ops.clip(behind, 0, TILE - 1), axis=1)
+        new = gather(first, ops.clip(behind, 0, TILE - 1))
         places = ops.where(behind >= 0, ops.minimum(begin + new, length - 1), places)
         found = found + ops.sum(ops.cast(keep, "int32"), axis=1)
         return begin + TILE, places, ops.minimum(found, count)
@@ -195,8 +203,8 @@ class ClassNMS(keras.layers.Layer):
         iou_threshold: overlap above which the lower box of a class is dropped, 0-1.
         count: detections kept of all classes together.
         per_class: detections kept of each class at most; None sets no limit.
-        min_score: only boxes whose probability exceeds it are looked at. Suppression
-            takes one round for each box kept of a class, so it saves time.
+        min_score: only boxes whose probability exceeds it are looked at, 0-1. There
+            is a round of work for each box kept of a class, so it saves time.
 
     Raises:
         ValueError: a threshold that is no overlap, counts below 1, inputs of other
@@ -232,10 +240,11 @@ class ClassNMS(keras.layers.Layer):
     def call(self, inputs):
         boxes, probabilities, mask = inputs
         self._require_shapes([x.shape for x in inputs])
-        boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
+        boxes = _one_more(ops.stop_gradient(ops.cast(boxes, "float32")), 0.0)
         scores = ops.stop_gradient(ops.cast(probabilities, "float32"))
-        scores = ops.transpose(scores, (0, 2, 1))
-        fine = usable(boxes[:, None], scores, ops.cast(mask, "bool")[:, None])
+        scores = ops.transpose(_one_more(scores, -float("inf")), (0, 2, 1))
+        mask = _one_more(ops.cast(mask, "bool"), False)
+        fine = usable(boxes[:, None], scores, mask[:, None])
         boxes = ops.where(ops.any(fine, axis=1)[..., None], boxes, 0.0)
         scores = ops.where(fine & (scores > self.min_score), scores, -float("inf"))
         kept = self._kept(iou(boxes, boxes) > self.iou_threshold, scores)
@@ -257,7 +266,7 @@ class ClassNMS(keras.layers.Layer):
         def next_best(kept, left):
             best = ops.cast(ops.argmax(left, axis=-1), "int32")
             one = (places == best[..., None]) & (left > nothing)
-            near = ops.take_along_axis(overlap, best[..., None], axis=1)
+            near = gather(overlap, best)
             return kept | one, ops.where(one | near, nothing, left)
 
         kept, _ = ops.while_loop(
@@ -278,7 +287,7 @@ class ClassNMS(keras.layers.Layer):
         valid = scores > -float("inf")
         places = ops.where(valid, ops.cast(places, "int32"), 0)
         indices = places % length
-        found = ops.take_along_axis(boxes, indices[..., None], axis=1)
+        found = gather(boxes, indices)
         return {
             "boxes": ops.where(valid[..., None], found, 0.0),
             "scores": ops.where(valid, scores, 0.0),

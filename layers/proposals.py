@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from zoo.layers._clip import require_positive
+from zoo.layers._gather import gather
 from zoo.layers.anchors import RATIOS, SCALES, anchors_of, require_anchors
 from zoo.layers.boxes import clip, decode
 from zoo.layers.nms import nms, require_threshold
@@ -92,7 +93,7 @@ class Proposals(keras.layers.Layer):
         # NaN would leave the order undefined.
         scores = ops.where(ops.isnan(scores), -float("inf"), scores)
         scores, order = ops.top_k(scores, best)
-        deltas = ops.take_along_axis(deltas, order[..., None], axis=1)
+        deltas = gather(deltas, order)
         boxes = decode(ops.take(anchors, order, axis=0), deltas)
         boxes = clip(boxes, *ops.shape(frames)[-3:-1])
         return self._selected(boxes, scores)
@@ -102,7 +103,7 @@ class Proposals(keras.layers.Layer):
         sizes = boxes[..., 2:] - boxes[..., :2]
         large = ops.all(sizes >= self.min_size, axis=-1)
         indices, valid = nms(boxes, scores, self.iou_threshold, self.count, large)
-        boxes = ops.take_along_axis(boxes, indices[..., None], axis=1)
+        boxes = gather(boxes, indices)
         return ops.where(valid[..., None], boxes, 0.0), valid
 
     def compute_output_spec(self, inputs):

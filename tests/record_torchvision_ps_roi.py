@@ -16,7 +16,7 @@ import torchvision
 
 SCALE = 1 / 16
 # name: (items, outputs, bins, rows, columns)
-CASES = {"k7": (1, 2, 7, 13, 17), "k3": (2, 3, 3, 9, 6)}
+CASES = {"k7": (1, 2, 7, 10, 8), "k3": (2, 3, 3, 9, 6)}
 
 
 def rois_of(rng, rows, columns, count):
@@ -56,7 +56,7 @@ def main(path):
     for name, (items, outputs, bins, rows, columns) in CASES.items():
         maps = rng.normal(size=(items, rows, columns, outputs * bins**2))
         maps = maps.astype(np.float32)
-        rois = np.stack([rois_of(rng, rows, columns, 20) for _ in range(items)])
+        rois = np.stack([rois_of(rng, rows, columns, 18) for _ in range(items)])
         found |= {f"{name}/maps": maps, f"{name}/rois": rois}
         runs = {
             "pool": (torchvision.ops.ps_roi_pool,),
@@ -70,9 +70,7 @@ def main(path):
     scores = rng.permutation(600).astype(np.float32)
     found |= {"nms/boxes": boxes, "nms/scores": scores}
     for threshold in (0.3, 0.5, 0.7):
-        kept = torchvision.ops.nms(
-            torch.tensor(boxes), torch.tensor(scores), threshold
-        )
+        kept = torchvision.ops.nms(torch.tensor(boxes), torch.tensor(scores), threshold)
         found[f"nms/{threshold}"] = kept.numpy().astype(np.int16)
     np.savez_compressed(path, **found)
 

@@ -96,9 +96,9 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
 
     Source: thesis 7.3.3.
     """
-    _check_model(model)
-    name = _checked_name(model.name if name is None else name)
-    folder = _local(out_dir) / name
+    check_model(model)
+    name = checked_name(model.name if name is None else name)
+    folder = local(out_dir) / name
     require_free(folder, version)
     network = video_classifier(
         model, contract.frames, contract.shorter_side, contract.flip
@@ -109,10 +109,10 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     record = {"name": name, "model": model.name, "activation": activation}
     record["inputs"] = list(channels_of(network))
     record["computes_flow"] = computes_flow(network)
-    record |= dataclasses.asdict(contract) | _facts(network, contract.labels)
+    record |= dataclasses.asdict(contract) | facts(network, contract.labels)
     text = json.dumps(record, indent=2, ensure_ascii=False)
     with publishing(folder, version) as publication:
-        _write(publication.temporary, module, function, text)
+        write(publication.temporary, module, function, text)
         frames = max(contract.frames, 2 if computes_flow(network) else 1)
         shapes = {
             key: (1, frames, 240, 320, channels)
@@ -126,16 +126,26 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     return publication.path
 
 
-def _write(folder, module, function, record):
-    """SavedModel and record; TensorFlow Serving copies neither into its graph."""
+def write(folder, module, function, record):
+    """SavedModel and record; TensorFlow Serving copies neither into its graph.
+
+    Args:
+        folder: to write. module, function: of a signature. record: text of zoo.json.
+
+    Source: tensorflow.org/guide/saved_model.
+    """
     tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
     extra = Path(folder) / EXTRA
     extra.mkdir()
     (extra / RECORD).write_text(record + "\n", encoding="utf-8")
 
 
-def _facts(network, labels):
-    """Hashes and versions: which weights, which labels, written with what."""
+def facts(network, labels):
+    """Hashes and versions: which weights, which labels, written with what (ours).
+
+    Args:
+        network: the keras.Model. labels: names of the classes.
+    """
     weights, size = hashlib.sha256(), 0
     for variable in network.variables:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
@@ -155,7 +165,12 @@ def _facts(network, labels):
     }
 
 
-def _local(out_dir):
+def local(out_dir):
+    """`out_dir` as a path, unless it is remote (TensorFlow Serving's layout).
+
+    Raises:
+        ValueError: an address such as gs://...
+    """
     text = os.fspath(out_dir)
     if "://" in text:
         raise ValueError(
@@ -165,7 +180,13 @@ def _local(out_dir):
     return Path(text)
 
 
-def _check_model(model):
+def check_model(model):
+    """Makes sure that a model can be exported here (Keras on TensorFlow).
+
+    Raises:
+        TypeError: no keras.Model.
+        RuntimeError: inside strategy.scope(), or on another backend.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"export takes a keras.Model, got {type(model).__name__}; "
@@ -183,7 +204,12 @@ def _check_model(model):
         )
 
 
-def _checked_name(name):
+def checked_name(name):
+    """The name under which a model is served (part of TensorFlow Serving's address).
+
+    Raises:
+        ValueError: other characters than letters, digits and _ . -
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
         raise ValueError(
             f"name becomes a folder and part of an address; letters, digits and _ . - "

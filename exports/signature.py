@@ -95,8 +95,8 @@ def signature(network, contract):
     Source: thesis 7.3.3.
     """
     module = tf.Module()
-    module.trained = _copies(network.trainable_variables)
-    module.fixed = _copies(network.non_trainable_variables)
+    module.trained = copies(network.trainable_variables)
+    module.fixed = copies(network.non_trainable_variables)
 
     def serve(**inputs):
         checked = _checked(inputs, contract, computes_flow(network))
@@ -124,8 +124,14 @@ def channels_of(network):
     return {tensor.name: tensor.shape[-1] for tensor in network.inputs}
 
 
-def _copies(variables):
-    """Plain variables of the same values, the mean over replicas where they differ."""
+def copies(variables):
+    """Plain variables of the same values, the mean over replicas where they differ.
+
+    Args:
+        variables: of a Keras model.
+
+    Source: tensorflow.org/guide/saved_model.
+    """
     return [
         tf.Variable(ops.convert_to_numpy(v), trainable=False, name=v.path)
         for v in variables
@@ -155,7 +161,7 @@ def _checked(inputs, contract, all_frames):
     """The inputs, after assertions that run in the server."""
     shapes, checks = {}, []
     for name, tensor in inputs.items():
-        fed = _as_fed(tensor)
+        fed = as_fed(tensor)
         shapes[name] = tf.shape(fed, out_type=tf.int64)
         checks.append(_is_clip(name, shapes[name], tensor.shape[-1]))
     first = next(iter(shapes))
@@ -173,16 +179,16 @@ def _checked(inputs, contract, all_frames):
             checks.append(_in_pixels(inputs["flow"]))
     with tf.control_dependencies(checks):
         return {
-            name: tf.ensure_shape(tf.identity(_as_fed(x)), x.shape)
+            name: tf.ensure_shape(tf.identity(as_fed(x)), x.shape)
             for name, x in inputs.items()
         }
 
 
-def _as_fed(tensor):
-    """The tensor without its declared shape.
+def as_fed(tensor):
+    """The tensor without its declared shape (TensorFlow's C++ sessions).
 
-    C++ sessions do not compare what is fed with the shape that was declared; this
-    operation forgets the declaration, so that assertions see the true shape.
+    They do not compare what is fed with the shape that was declared; this operation
+    forgets the declaration, so that assertions see the true shape.
     """
     return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
 

@@ -16,7 +16,11 @@ FILE = "tf_serving_warmup_requests"
 
 
 # One value stands for all of an input: a TensorProto repeats its last.
-VALUES = {"clips": (128, tf.uint8), "flow": (0.0, tf.float32)}  # grey, no motion
+VALUES = {  # grey, no motion
+    "clips": (128, tf.uint8),
+    "frames": (128, tf.uint8),
+    "flow": (0.0, tf.float32),
+}
 
 
 def write(path, model, shapes):

@@ -12,6 +12,7 @@ from zoo.layers.clip_view import ClipView
 from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
 from zoo.layers.correlation import Correlation
 from zoo.layers.cross_stream import CrossStream
+from zoo.layers.detection_view import DetectionView
 from zoo.layers.flow_stack import FlowStack
 from zoo.layers.fusion import (
     BilinearFusion,
@@ -30,6 +31,7 @@ from zoo.layers.initializers import (
 from zoo.layers.input_normalization import FlowNormalization, RGBNormalization
 from zoo.layers.local_response_normalization import LocalResponseNormalization
 from zoo.layers.nms import ClassNMS, nms, vote
+from zoo.layers.per_frame import FramePairs, PerFrame
 from zoo.layers.pooling import (
     SlidingAveragePooling,
     SpatialMaxPooling,
@@ -54,15 +56,18 @@ __all__ = [
     "ConvNorm",
     "Correlation",
     "CrossStream",
+    "DetectionView",
     "FeatureIdentity",
     "FlowNormalization",
     "FlowStack",
+    "FramePairs",
     "FusionIdentity",
     "Inflated",
     "LocalResponseNormalization",
     "MaxFusion",
     "PSRoIAlign",
     "PSRoIPooling",
+    "PerFrame",
     "Proposals",
     "RGBNormalization",
     "RemoveCameraMotion",

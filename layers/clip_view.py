@@ -31,22 +31,25 @@ def take_frames(clips, frames):
     return ops.take(clips, equally_spaced(ops.shape(clips)[1], frames), axis=1)
 
 
-def resize_matrix(source, target):
-    """Linear map [target, source] that resizes one axis, antialiased.
+def resize_matrix(source, target, antialias=True):
+    """Linear map [target, source] that resizes one axis.
 
-    A triangle filter as wide as the larger of the two pixel grids, centres aligned
-    half a pixel in, rows summing to 1 (as tf.image.resize with antialias). A product
-    works with sizes known only at run time, and on every backend.
+    A triangle filter, centres aligned half a pixel in, rows summing to 1 (as
+    tf.image.resize). A product works with sizes known only at run time, and on every
+    backend.
 
     Args:
         source, target: lengths in pixels, numbers or scalar tensors.
+        antialias: the filter is as wide as the larger of the two pixel grids; else it
+            reaches to the next pixels only.
 
     Source: linear interpolation; Turkowski 1990, "Filters for common resampling tasks".
     """
     ratio = ops.cast(source, "float32") / ops.cast(target, "float32")
     centres = (ops.cast(ops.arange(target), "float32") + 0.5) * ratio - 0.5
     distance = ops.cast(ops.arange(source), "float32")[None] - centres[:, None]
-    weights = ops.relu(1 - ops.abs(distance) / ops.maximum(ratio, 1.0))
+    reach = ops.maximum(ratio, 1.0) if antialias else 1.0
+    weights = ops.relu(1 - ops.abs(distance) / reach)
     return weights / ops.sum(weights, axis=1, keepdims=True)
 
 

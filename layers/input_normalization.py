@@ -16,21 +16,33 @@ from zoo.layers._clip import require_content, value_if_known
 class RGBNormalization(keras.layers.Layer):
     """Subtracts the mean colour: RGB [B, T, H, W, 3] in 0-255 -> about -128 to 128.
 
-    Works in float32 at least, since bfloat16 cannot hold 0-255 minus a mean to a grey
-    level; the result has the policy's compute dtype.
+    With a deviation the difference is divided by it, -> about -2 to 2. Works in float32
+    at least, since bfloat16 cannot hold 0-255 minus a mean to a grey level; the
+    result has the policy's compute dtype.
 
     Args:
         mean: mean of red, green and blue, 0-255.
+        deviation: standard deviations of the same, positive, or None for 1.
 
     Raises:
-        ValueError: an input that does not have three channels.
+        ValueError: an input that does not have three channels, or a deviation that is
+            not three positive numbers.
 
-    Source: spatial mean of the ImageNet mean image (He et al. 2015).
+    Source: spatial mean of the ImageNet mean image (He et al. 2015); deviations are
+    those of ResNeXt (Xie et al. 2017).
     """
 
-    def __init__(self, mean, **kwargs):
+    def __init__(self, mean, deviation=None, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(float(m) for m in mean)
+        self.deviation = deviation and tuple(float(d) for d in deviation)
+        if deviation and (
+            len(self.deviation) != len(self.mean) or min(self.deviation) <= 0
+        ):
+            raise ValueError(
+                "RGBNormalization: deviation must be one positive number per channel "
+                f"or None, got {deviation!r}."
+            )
 
     def build(self, input_shape):
         self._require_rgb(input_shape)
@@ -49,13 +61,19 @@ class RGBNormalization(keras.layers.Layer):
         self._require_rgb(x.shape)
         full = keras.backend.result_type(self.compute_dtype, "float32")
         x = ops.cast(x, full) - ops.convert_to_tensor(self.mean, full)
+        if self.deviation:
+            x = x / ops.convert_to_tensor(self.deviation, full)
         return ops.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "mean": self.mean}
+        return {
+            **super().get_config(),
+            "mean": self.mean,
+            "deviation": self.deviation,
+        }
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -56,7 +56,10 @@ IMPORTS = {
     "demo": (_EVERYTHING, _PLOTS),
     "main": (_EVERYTHING, _PLOTS),
 }
-ROOM_OF_FILE = {"__init__": "front", "__main__": "main", "model_info": "registry"}
+ROOM_OF_FILE = {
+    **{"__init__": "front", "__main__": "main", "model_info": "registry"},
+    **{"detection_commands": "main", "prediction": "main"},
+}
 DISTRIBUTIONS = {
     "apache_beam": "apache-beam",
     "absl": "absl-py",

@@ -1,4 +1,4 @@
-"""The `zoo` command: list, info, flow, train, evaluate, predict, export, help.
+"""The `zoo` command: list, info, flow, train, evaluate, predict, track, export, help.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.
@@ -71,6 +71,8 @@ DATA = {
     "split_seed": ("integer", 1, "number of the random split"),
 }
 MODEL = ("string", None, "folder of a trained model, such as RUN/best")
+TRACKS = ("string", "proposals", "what a detector follows: proposals, reg or regcls")
+STRIDE = ("integer", 1, "a detector looks at every so many frames")
 FLOW = (
     "string",
     None,
@@ -168,6 +170,7 @@ def extract_flow(options, arguments):
     flow=FLOW,
     set=("multi_string", [], "change a number of the recipe: --set epochs=4"),
     devices=("list", None, "devices that share each batch: GPU:0,GPU:1"),
+    classes=("list", None, "of ImageNet VID to train a detector on; all 30 by default"),
     cache_mib=("integer", 0, "keep up to this much of decoded video in memory"),
     seed=("integer", 0, "of everything that is random"),
 )
@@ -175,8 +178,12 @@ def train(options, arguments):
     """Trains a model by a recipe, or --model with the thesis' numbers."""
     recipe = _recipe(options, _at_most(1, arguments))
     _require(options, "data", "out")
+    from zoo import detection_commands
+    from zoo.prediction import flow_of
     from zoo.training import train as run_training
 
+    if detection_commands.is_detector_recipe(recipe):
+        return detection_commands.train(recipe, options)
     videos, rest = _split(options)
     validation = _videos(options.validation) if options.validation else rest
     run = run_training(
@@ -187,7 +194,7 @@ def train(options, arguments):
         devices=options.devices,
         seed=options.seed,
         cache=_cache(options.cache_mib),
-        flow=_flow(options.flow),
+        flow=flow_of(options.flow),
     )
     _learning_curves(run)
     print(f"{len(run.history['epoch'])} epochs; the best model is {run.folder}/best")
@@ -200,19 +207,26 @@ def train(options, arguments):
     model=MODEL,
     **DATA,
     flow=FLOW,
+    tracks=TRACKS,
+    stride=STRIDE,
     out=("string", None, "folder for tables, scores and the confusion matrix"),
 )
 def evaluate(options, arguments):
-    """Prints the accuracy of a model on videos: per class, static and moving camera."""
+    """Prints the accuracy of a model on videos, or a detector's average precision."""
     _at_most(0, arguments)
     _require(options, "model", "data")
+    from zoo import detection_commands
     from zoo.evaluation import evaluate as run_evaluation
     from zoo.evaluation import report
     from zoo.files import require_writable
+    from zoo.prediction import flow_of
     from zoo.weights import folder
 
+    record = folder.load_record(_model_folder(options.model))
+    if detection_commands.is_detector(record):
+        return detection_commands.evaluate(options, record)
     videos, rest = _split(options)
-    model, record = folder.load(_model_folder(options.model))
+    model, record = folder.load(options.model)
     if options.out:
         require_writable(options.out)
     results = run_evaluation(
@@ -222,7 +236,7 @@ def evaluate(options, arguments):
         record.shorter_side,
         record.flip,
         labels=record.labels,
-        flow=_flow(options.flow, record),
+        flow=flow_of(options.flow, record),
     )
     print(report.table(results))
     if options.out:
@@ -240,16 +254,18 @@ def evaluate(options, arguments):
 )
 def predict(options, arguments):
     """Prints the best classes of each video; exit code 1 if one could not be read."""
+    from zoo.prediction import open_predictor, print_prediction
+
     if not arguments:
         raise Usage("zoo predict needs at least one video file.")
     _require(options, "model")
     if options.top < 1:
         raise Usage(f"--top must be at least 1; got {options.top}.")
-    predictor = _predictor(options.model, options.flow)
+    predictor = open_predictor(_model_folder(options.model), options.flow)
     failed = 0
     for path in arguments:
         try:
-            _print_prediction(predictor, path, options.top)
+            print_prediction(predictor, path, options.top)
         except (ValueError, OSError) as error:
             failed += 1
             named = str(error) if path in str(error) else f"{path}: {error}"
@@ -266,16 +282,20 @@ def predict(options, arguments):
     out=("string", None, "folder of all served models"),
     name=("string", None, "name to serve it under; the model's own by default"),
     flow=("string", None, "compute flow inside, of frames: tvl1 or tvl1_fast"),
+    tracks=TRACKS,
 )
 def export(options, arguments):
     """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""
     _at_most(0, arguments)
     _require(options, "model", "out")
+    from zoo import detection_commands
     from zoo.exports import export as run_export
     from zoo.exports.verification import VerificationError
     from zoo.weights import folder
 
     model, record = folder.load(_model_folder(options.model))
+    if detection_commands.is_detector(record):
+        return detection_commands.export(options, record, model)
     if options.flow:
         from zoo.models.plain_rgb import plain_rgb
 
@@ -294,6 +314,25 @@ def export(options, arguments):
         raise ValueError(f"The export was not published: {error}") from error
     print(path)
     return 0
+
+
+@command(
+    "track",
+    "VIDEO",
+    model=("string", None, "folder of a trained detector"),
+    out=("string", None, "file to write: tubes.json"),
+    render=("string", None, "draw the tubes on the video: OUT.mp4"),
+    stride=STRIDE,
+    tracks=TRACKS,
+    online=("boolean", False, "link frame by frame, without looking ahead"),
+    min_score=("float", 0.5, "leave out tubes whose boxes all score less, 0-2"),
+)
+def track(options, arguments):
+    """Finds the objects of a video and follows them through it."""
+    from zoo import detection_commands
+
+    _require(options, "model", "out")
+    return detection_commands.track(_one("a video", arguments), options)
 
 
 @command("help", "[COMMAND]")
@@ -359,13 +398,23 @@ def _recipe(options, arguments):
     """The recipe of the command line: named, or of a model with thesis' defaults."""
     if bool(arguments) == bool(options.model):
         raise Usage("zoo train needs a recipe or --model, and not both.")
-    from zoo.training.recipe import Recipe, override
+    from zoo.training.recipe import override
     from zoo.training.recipes import find
 
-    recipe = find(arguments[0]) if arguments else Recipe(options.model)
+    recipe = find(arguments[0]) if arguments else _default(options.model)
     if options.weights:
         recipe = dataclasses.replace(recipe, weights=_weights(options.weights))
     return override(recipe, options.set)
+
+
+def _default(model):
+    """The recipe of a model with the thesis' numbers."""
+    from zoo import registry
+    from zoo.training.detection_recipe import DetectionRecipe
+    from zoo.training.recipe import Recipe
+
+    is_detector = registry.info(model).task == "detection"
+    return DetectionRecipe(model) if is_detector else Recipe(model)
 
 
 def _weights(text):
@@ -374,16 +423,6 @@ def _weights(text):
     if not all(stream in STREAMS and equals for stream, equals, _ in parts):
         return text
     return {stream: value for stream, _, value in parts}
-
-
-def _flow(name, record=None):
-    """The source of optical flow: as asked for, else as the model was trained."""
-    from zoo.datasets import flow_source
-    from zoo.datasets.flow import METHODS
-
-    if name is None and record is not None and record.flow in METHODS:
-        name = record.flow
-    return None if name is None else flow_source(name)
 
 
 def _model_folder(path):
@@ -422,11 +461,12 @@ def _cache(mib):
 
 def _show_flow(options, method, video):
     from zoo import flow_methods
+    from zoo.prediction import warn_of_damage
     from zoo.understanding.flow_video import frames_and_flow, show
 
     source, opened = flow_methods.source(method, options.flow)
     pairs = frames_and_flow(
-        video, source, lambda *damage: _warn_of_damage(*damage, done="drawn")
+        video, source, lambda *damage: warn_of_damage(*damage, done="drawn")
     )
     drawn, seen = show(pairs, options.show, options.encoding, options.bound)
     print(f"{drawn} of {seen} pairs drawn: {options.show}")
@@ -439,98 +479,6 @@ def _learning_curves(run):
     from zoo.evaluation.report import learning_curves
 
     learning_curves({"training": run.history}, run.folder / "curves.png")
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictor:
-    """Classifies videos: a trained model or an export (thesis 7.3.3).
-
-    Attributes:
-        classify: from a batch of one clip, as a `zoo.datasets.Reader` reads it, to
-            scores [K].
-        labels: K names. reader: of the video.
-        frames: how many are taken; None takes all, to compute flow between them.
-    """
-
-    classify: Callable
-    labels: tuple
-    frames: int | None
-    reader: object
-
-
-def _predictor(path, flow):
-    from zoo.weights import folder
-
-    path = _model_folder(path)
-    if (Path(path) / folder.RECORD).is_file():
-        return _from_model_folder(path, flow)
-    from zoo.datasets import Reader
-    from zoo.exports import load_exported
-
-    exported = load_exported(path)
-    record = exported.record
-    if not {"labels", "frames", "shorter_side"} <= set(record):
-        raise ValueError(
-            f"{path} was not written by `zoo export` (no zoo.json); its labels and "
-            "number of frames are unknown."
-        )
-    kinds = {"clips": "rgb", "flow": "flow"}
-    side = record["shorter_side"] if "flow" in exported.inputs else None
-    reader = Reader(
-        [kinds[name] for name in exported.inputs],
-        _flow(flow),
-        shorter_side=side,
-        on_damage=_warn_of_damage,
-    )
-
-    def classify(clip):
-        inputs = {name: clip[kinds[name]] for name in exported.inputs}
-        return exported(**inputs)["scores"][0]
-
-    frames = None if record.get("computes_flow") else record["frames"]
-    return Predictor(classify, record["labels"], frames, reader)
-
-
-def _from_model_folder(path, flow):
-    from zoo.evaluation.evaluate import Scorer, reader_for, view_pixels
-    from zoo.weights import folder
-
-    model, record = folder.load(path)
-    score = Scorer(model, record.frames, record.shorter_side, record.flip)
-    labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
-    reader = dataclasses.replace(
-        reader_for(score, _flow(flow, record)), on_damage=_warn_of_damage
-    )
-
-    def classify(clip):
-        shape = next(iter(clip.values())).shape
-        view_pixels(shape[1:], record.frames, record.shorter_side)
-        clip = clip if len(clip) > 1 else next(iter(clip.values()))
-        return score.outputs(clip)["predictions"][0]
-
-    return Predictor(classify, labels, record.frames, reader)
-
-
-def _warn_of_damage(path, video, done="predicted"):
-    print(
-        f"zoo: warning: {path}: damaged ({video.damage}); {done} from the "
-        f"{video.decoded} frames decoded of {video.declared or '?'} declared",
-        file=sys.stderr,
-    )
-
-
-def _print_prediction(predictor, path, top):
-    from zoo.datasets.sampling import test_indices
-    from zoo.evaluation.evaluate import network_errors
-
-    clip = predictor.reader.read(
-        path, lambda count: test_indices(count, predictor.frames or count)
-    )
-    with network_errors("cut or shrink the video"):
-        scores = predictor.classify({name: x[None] for name, x in clip.items()})
-    print(path)
-    for k in scores.argsort()[::-1][:top]:
-        print(f"  {scores[k]:.4f}  {predictor.labels[k]}")
 
 
 def _is_worth_saying(record):

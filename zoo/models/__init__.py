@@ -4,8 +4,10 @@ Source: one module per thesis chapter or network, named in each.
 """
 
 from zoo.models import (
+    detect_track,
     fusion,
     resnet,
+    rfcn,
     st_mulnet,
     st_resnet,
     t_resnet,
@@ -14,8 +16,10 @@ from zoo.models import (
 )
 
 __all__ = [
+    "detect_track",
     "fusion",
     "resnet",
+    "rfcn",
     "st_mulnet",
     "st_resnet",
     "t_resnet",

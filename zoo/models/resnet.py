@@ -77,6 +77,7 @@ class Unit(NamedTuple):
     sub_batch: int | None = None  # clips per group of batch normalisation
     prefix: str = ""  # of layer names: "appearance_" or "motion_"
     taps: int = 1  # frames that its 1x1 convolutions span, 3 where inflated (eq. 4.5)
+    dilation: int = 1  # of its 3x3 convolution, 2 in detectors (8.3.2)
 
     @property
     def endpoint(self):
@@ -133,6 +134,7 @@ def conv_norm(unit, branch, filters, kernel_size, strides=1, activation="relu"):
         filters,
         kernel_size,
         strides,
+        dilation_rate=unit.dilation if kernel_size > 1 else 1,
         activation=activation,
         sub_batch=unit.sub_batch,
         **branch_names(unit, branch),

@@ -121,8 +121,8 @@ def train(
         ]
         with (
             held(run),
-            _closing(rows),
-            _disk_errors(run.path),
+            closing(rows),
+            disk_errors(run.path),
             network_errors("lower batch_size or raise accumulation"),
             skipped.reraising(),
         ):
@@ -266,8 +266,12 @@ def _record(recipe, options, labels, flow):
 
 
 @contextlib.contextmanager
-def _closing(callback):
-    """Ends a callback that model.fit leaves open when it is interrupted."""
+def closing(callback):
+    """Ends a callback that model.fit leaves open when it is interrupted (Keras).
+
+    Args:
+        callback: a keras.callbacks.CSVLogger.
+    """
     try:
         yield
     finally:
@@ -275,8 +279,15 @@ def _closing(callback):
 
 
 @contextlib.contextmanager
-def _disk_errors(path):
-    """Names the run folder in an error of a full disk, whoever met it."""
+def disk_errors(path):
+    """Names the run folder in an error of a full disk, whoever met it (errno).
+
+    Args:
+        path: of the run folder.
+
+    Raises:
+        OSError: the same, with its path.
+    """
     try:
         yield
     except OSError as error:

@@ -31,6 +31,9 @@ ACCEPTED = {
     float: "a number",
     float | tuple: "a number, or pairs such as ((1e-2, 30000), (1e-3, 10000))",
     bool: "True or False",
+    int | None: "a whole number of at least 1, or None",
+    tuple | None: "two whole numbers such as (600, 1000), or None",
+    tuple: "pairs such as ((1e-3, 60000), (1e-4, 20000))",
 }
 
 
@@ -85,24 +88,7 @@ class Recipe:
     patience: int = 2
 
     def __post_init__(self):
-        for name in ("stride", "frozen", "learning_rate"):
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            low = field.name in COUNTS and _is_number(value, int) and value < 1
-            if low or not _fits(value, field.type):
-                raise ValueError(
-                    f"{field.name} must be {ACCEPTED[field.type]}; got {value!r}"
-                )
-        if not all(0 < rate < math.inf for rate, _ in self.rates):
-            raise ValueError(
-                f"learning_rate must be positive; got {self.learning_rate!r}"
-            )
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be computed in "
-                f"{self.accumulation} equal parts; let accumulation divide batch_size"
-            )
+        check(self, COUNTS)
 
     @property
     def rates(self):
@@ -113,6 +99,34 @@ class Recipe:
         if isinstance(self.learning_rate, tuple):
             return self.learning_rate
         return ((self.learning_rate, None),)
+
+
+def check(record, counts):
+    """Raises ValueError unless the fields of a recipe are what they should be.
+
+    Args:
+        record: a recipe, whose lists become tuples. counts: names of the fields that
+            are numbers of at least 1.
+
+    Source: the fields' own annotations.
+    """
+    for field in dataclasses.fields(record):
+        value = _as_tuple(getattr(record, field.name))
+        object.__setattr__(record, field.name, value)
+        low = field.name in counts and _is_number(value, int) and value < 1
+        if low or not _fits(value, field.type):
+            raise ValueError(
+                f"{field.name} must be {ACCEPTED[field.type]}; got {value!r}"
+            )
+    if not all(0 < rate < math.inf for rate, _ in record.rates):
+        raise ValueError(
+            f"learning_rate must be positive; got {record.learning_rate!r}"
+        )
+    if record.batch_size % record.accumulation:
+        raise ValueError(
+            f"batch_size {record.batch_size} cannot be computed in "
+            f"{record.accumulation} equal parts; let accumulation divide batch_size"
+        )
 
 
 def _as_tuple(value):
@@ -130,6 +144,12 @@ def _fits(value, kind):
         return _is_number(value, float) or _are_rates(value)
     if kind == tuple[str, ...]:
         return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+    if kind == int | None:
+        return value is None or (_is_number(value, int) and value > 0)
+    if kind == tuple | None:
+        return value is None or _fits(value, tuple[int, int])
+    if kind is tuple:
+        return _are_rates(value)
     if kind == str | dict | None and isinstance(value, dict):
         return all(isinstance(word, str) for pair in value.items() for word in pair)
     if kind is dict:

@@ -148,6 +148,34 @@ def identity_of(recipe, videos, validation, seed, flow=None):
     }
 
 
+def detector_identity(recipe, videos, stills, seed):
+    """The same of a detector's training.
+
+    Args:
+        recipe: the `DetectionRecipe`. videos: an ImageNetVID.
+        stills: an ImageNetDET, or None. seed: of all that is random.
+
+    Source: ours.
+    """
+    return {
+        "format": FORMAT,
+        **dataclasses.asdict(recipe),
+        "classes": list(videos.class_names),
+        "videos": _digest_of([video.name for video in videos.videos]),
+        "stills": None if stills is None else _still_digest(stills),
+        "seed": seed,
+    }
+
+
+def _still_digest(stills):
+    return _digest_of([Path(frame.path).name for frame in stills.stills])
+
+
+def _digest_of(names):
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return f"{len(names)}, {digest}"
+
+
 def _digest(videos):
     """Number of videos, and a hash of file and class names; folders may move."""
     names = [Path(path).name for path in videos.paths]

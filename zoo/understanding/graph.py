@@ -37,6 +37,8 @@ def multiply_adds(model, clip):
     def visit(layer, shapes):
         nonlocal total
         output = _output_shape(layer, shapes)
+        if isinstance(output[0], tuple):  # of pairs of frames: both are alike
+            output = output[0]
         if hasattr(layer, "kernel"):
             positions = math.prod(output[:-1])
             total += positions * math.prod(layer.kernel.shape)

@@ -25,6 +25,7 @@ class ModelRecord:
         labels: class names in the order of the scores, or empty.
         frames, shorter_side, flip: view of a video at test time, see
             `zoo.models.testing.video_classifier`.
+        longer_side: of frames at most, of detectors; else None.
         flow: how the optical flow it was trained on was computed, a method of
             `zoo.datasets.flow` or "folder"; None for a model that sees none.
 
@@ -40,6 +41,7 @@ class ModelRecord:
     shorter_side: int = 256
     flip: bool = True
     flow: str | None = None
+    longer_side: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -132,5 +134,10 @@ def load_weights(model, path):
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{path} holds no weights of {model.name} with these options and "
-            f"{model.get_layer('predictions').output.shape[-1]} classes: {reason}"
+            f"{_num_classes(model)} classes: {reason}"
         ) from error
+
+
+def _num_classes(model):
+    known = getattr(model, "num_classes", None)  # of a detector
+    return known or model.get_layer("predictions").output.shape[-1]

@@ -38,7 +38,8 @@ def load(name, weights, num_classes, classifier_activation, **options):
             found.origin,
             info.options["stem"],
         )
-    if num_classes is None and found.num_classes is not None:
+    same_task = found.task == info.task
+    if num_classes is None and same_task and found.num_classes is not None:
         arguments["num_classes"] = found.num_classes
     for option, value in found.options.items():
         if option in info.options:

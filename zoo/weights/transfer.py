@@ -6,6 +6,7 @@ training process", and 4.3.5 and 5.4.1, where two trained streams become one net
 
 import dataclasses
 import fnmatch
+import math
 import re
 
 import keras
@@ -15,7 +16,8 @@ from absl import logging
 from zoo.models.inputs import STREAMS
 from zoo.weights.adaptation import adapt
 
-_HEAD = re.compile(f"(?:(?:{'|'.join(STREAMS)})_)?fc8?")
+DETECTOR_HEAD = "rfcn_cls"
+_HEAD = re.compile(f"(?:(?:{'|'.join(STREAMS)})_)?fc8?|{DETECTOR_HEAD}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Weights:
         Raises:
             ValueError: the streams have classifiers of different sizes.
         """
+        if DETECTOR_HEAD in self.layers:
+            return self._classes_of_detector()
         sizes = {
             name: arrays[0].shape[-1]
             for name, arrays in self.layers.items()
@@ -56,6 +60,19 @@ class Weights:
                 "start new classifiers."
             )
         return next(iter(sizes.values()), None)
+
+    @property
+    def task(self):
+        """What the weights were trained for, as `ModelInfo.task` (thesis 8.3.2)."""
+        return "detection" if DETECTOR_HEAD in self.layers else "classification"
+
+    def _classes_of_detector(self):
+        """C of k^2 (C + 1) score maps; k from the 4 k^2 or 8 k^2 maps beside them."""
+        scores, boxes = (
+            self.layers[name][0].shape[-1] for name in (DETECTOR_HEAD, "rfcn_bbox")
+        )
+        bins = next(n for n in (boxes // 4, boxes // 8) if math.isqrt(n) ** 2 == n)
+        return scores // bins - 1
 
     def of_stream(self, stream):
         """These weights as those of one stream: their names with its prefix.

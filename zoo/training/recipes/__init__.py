@@ -1,21 +1,24 @@
 """Recipes: one short file per training, each with its promise and its command.
 
-Source: thesis 3.3.5, Table 4.2, 5.4.1 and 7.3.3; each recipe names its own.
+Source: thesis 3.3.5, Table 4.2, 5.4.1, 7.3.3 and 8.5.2; each recipe names its own.
 """
 
 import difflib
 
 from zoo.training.recipes import (
+    detect_track,
     dynamic_scenes,
     fusion,
     fusion_streams,
     moving_pairs,
+    rfcn,
     st_mulnet,
     st_mulnet_streams,
     st_resnet,
     st_resnet_star,
     st_resnet_streams,
     synthetic_scenes,
+    synthetic_vid,
 )
 
 RECIPES = {
@@ -29,6 +32,9 @@ RECIPES = {
     **dynamic_scenes.RECIPES,
     **synthetic_scenes.RECIPES,
     **moving_pairs.RECIPES,
+    **rfcn.RECIPES,
+    **synthetic_vid.RECIPES,
+    **detect_track.RECIPES,
 }
 
 

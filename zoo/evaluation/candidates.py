@@ -81,13 +81,22 @@ def predecessors(earlier, later, tracklets, options):
     label, j, i = _pairs(earlier, later, tracklets, options)
     if not label.size:
         return none
-    target = label * count + j
-    # The rank of a pair among those of its target: how far behind the first it stands.
-    first = np.flatnonzero(np.diff(target, prepend=-1))
-    rank = np.arange(len(target)) - np.repeat(first, np.diff(first, append=len(target)))
+    rank = ranks(label * count + j)
     found = np.full((rank.max() + 1, classes, count), -1, np.int16)
     found[rank, label, j] = i
     return found
+
+
+def ranks(values):
+    """How many equal values stand before each, int [n].
+
+    Args:
+        values: int [n], ascending, at least 0.
+
+    Source: arithmetic, for lists of pairs such as those of eq. 8.6.
+    """
+    first = np.flatnonzero(np.diff(values, prepend=-1))
+    return np.arange(len(values)) - np.repeat(first, np.diff(first, append=len(values)))
 
 
 def linked(earlier, later, tracklets, options):

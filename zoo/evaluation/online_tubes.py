@@ -15,7 +15,7 @@ Source: thesis 8.4, eq. 8.5-8.6, and 8.5.3, "Online capabilities and runtime".
 
 import numpy as np
 
-from zoo.evaluation.candidates import linked, reduce
+from zoo.evaluation.candidates import linked, ranks, reduce
 from zoo.evaluation.tubes import FrameTracks, LinkOptions, check_next, top_count
 
 BINS = 128
@@ -70,55 +70,28 @@ class OnlineLinker:
     def _assign(self, found, psi):
         """The tube of every box, int [C, k]; -1 beyond the counts."""
         tubes, count = self._tubes, found.scores.shape[1]
-        slots = np.full(found.scores.shape, -1)
-        if not count:
-            return slots
-        pairs = np.zeros((*tubes.ids.shape, count))
+        linked_pairs = np.zeros((*tubes.ids.shape, count), bool)
         if psi is not None and psi.shape[1]:
             rows = np.take_along_axis(psi, tubes.boxes.clip(0)[..., None], axis=1)
-            pairs += rows & (tubes.boxes >= 0)[..., None]
+            linked_pairs = rows & (tubes.boxes >= 0)[..., None]
+        edges = linked_pairs + tubes.means()[..., None] + found.scores[:, None]
+        edges[tubes.ids < 0] = -np.inf
         if self._linked_only:
-            tubes.end(~pairs.any(axis=2) & (found.counts > 0)[:, None])
-            pairs[pairs == 0] = -np.inf
-        pairs += tubes.means()[..., None] + found.scores[:, None]
-        pairs[tubes.ids < 0] = -np.inf
-        classes = np.arange(len(slots))
-        for _ in range(count):
-            best = pairs.reshape(len(slots), -1).argmax(axis=1)
-            slot, box = np.divmod(best, count)
-            good = np.flatnonzero(pairs[classes, slot, box] > -np.inf)
-            if not good.size:
-                break
-            slots[good, box[good]] = slot[good]
-            pairs[good, slot[good]] = -np.inf
-            pairs[good, :, box[good]] = -np.inf
+            edges[~linked_pairs] = -np.inf
+        slots = _best_first(edges)
         if self._linked_only:
-            self._end_left(slots, found.counts)
+            label, box = np.nonzero(slots >= 0)
+            tubes.end_others(label, slots[label, box])
         self._begin(slots, found)
         return slots
-
-    def _end_left(self, slots, counts):
-        """Ends the tubes that got no box."""
-        left = np.ones(self._tubes.ids.shape, bool)
-        label, box = np.nonzero(slots >= 0)
-        left[label, slots[label, box]] = False
-        left[counts == 0] = False
-        self._tubes.end(left)
 
     def _begin(self, slots, found):
         """Begins a tube for every box that has none, in the order of classes."""
         label, box = np.nonzero((slots < 0) & (found.scores > -np.inf))
-        if not label.size:
-            return
         # The n-th new box of a class takes the class' n-th empty place.
         places = np.argsort(self._tubes.ids >= 0, axis=1, kind="stable")
-        first = np.flatnonzero(np.diff(label, prepend=-1))
-        rank = np.arange(len(label)) - np.repeat(
-            first, np.diff(first, append=len(label))
-        )
-        slot = places[label, rank]
-        slots[label, box] = slot
-        self._tubes.begin(label, slot, self._next_id)
+        slots[label, box] = places[label, ranks(label)]
+        self._tubes.begin(label, slots[label, box], self._next_id)
         self._next_id += len(label)
 
     def _extend(self, frame, found, slots):
@@ -166,9 +139,11 @@ class _Tubes:
         self._number[label, slot] = 0
         self._sum[label, slot] = 0
 
-    def end(self, places):
-        """Frees places, bool [C, K]."""
-        self.ids[places] = -1
+    def end_others(self, label, slot):
+        """Frees all places but these."""
+        ids = self.ids[label, slot]
+        self.ids[:] = -1
+        self.ids[label, slot] = ids
 
     def add(self, label, slot, box, scores, alpha):
         """Adds a score to tubes; returns the means of their ceil(alpha n) highest."""
@@ -188,6 +163,30 @@ class _Tubes:
         np.add(self._sum, added, out=self._sum, where=above)
         count = top_count(self._counts, alpha).astype(np.int32)
         return _top_means(self._number, self._sum, count)[label, slot]
+
+
+def _best_first(edges):
+    """Pairs of the highest value first, each tube and each box once.
+
+    Args:
+        edges: float [C, K, k] of tubes and boxes, -inf where they do not go together;
+            overwritten.
+
+    Returns:
+        The tube of every box, int [C, k], -1 for none.
+    """
+    classes, _, count = edges.shape
+    slots, rows = np.full((classes, count), -1), np.arange(classes)
+    for _ in range(count):
+        best = edges.reshape(classes, -1).argmax(axis=1)
+        slot, box = np.divmod(best, count)
+        good = np.flatnonzero(edges[rows, slot, box] > -np.inf)
+        if not good.size:
+            break
+        slots[good, box[good]] = slot[good]
+        edges[good, slot[good]] = -np.inf
+        edges[good, :, box[good]] = -np.inf
+    return slots
 
 
 def _top_means(number, sums, count):

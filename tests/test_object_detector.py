@@ -22,6 +22,13 @@ def model():
     return calibrated("detect_track_tiny")
 
 
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("served")
+    labels = ["bus", "turtle", "whale", "zebra"]
+    return export_detector(model, out, "dt", labels, view=(96, 160))
+
+
 class TestDetectionView:
     @pytest.mark.parametrize(
         ("size", "expected"),
@@ -145,6 +152,8 @@ class TestObjectDetector:
 
 
 class TestFrameDetector:
+    """Tracing takes longer than these frames do, so each test has few networks."""
+
     def test_chunks_make_no_difference(self, model):
         """What is found does not depend on how many frames pass at once."""
         network, x = candidates(model, 48, 64), frames(1, 5, (48, 64))[0]
@@ -176,12 +185,6 @@ class TestFrameDetector:
 
 
 class TestExport:
-    @pytest.fixture(scope="class")
-    def exported(self, model, tmp_path_factory):
-        out = tmp_path_factory.mktemp("served")
-        labels = ["bus", "turtle", "whale", "zebra"]
-        return export_detector(model, out, "dt", labels, view=(96, 160))
-
     def test_signature(self, model, exported):
         assert exported.parts[-2:] == ("dt", "1")
         served = tf.saved_model.load(str(exported)).signatures["serving_default"]

@@ -29,7 +29,7 @@ class DetectionResults:
 
     Attributes:
         stride: tau. methods: {"frames", "tubes", "online": `VidResults`}.
-        videos: how many. frames: how many were annotated.
+        videos: how many. frames: how many were evaluated.
 
     Source: thesis Table 8.1.
     """
@@ -60,7 +60,25 @@ class DetectionResults:
         return markdown([head, *speeds], rows)
 
 
-def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa: B008 (frozen)
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoBoxes:
+    """What a detector finds in a video, and what is there.
+
+    Attributes:
+        name: of the video. objects: {frame: annotated objects}.
+        boxes: {method: {frame: boxes with labels and scores}}.
+        seen: numbers of the frames that the network has looked at.
+
+    Source: thesis 8.5.2.
+    """
+
+    name: str
+    objects: dict
+    boxes: dict
+    seen: frozenset
+
+
+def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa: B008
     """Average precision of a detector on annotated videos.
 
     At a stride tau above 1 the network sees every tau-th frame; single frames are then
@@ -81,6 +99,18 @@ def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa
 
     Source: thesis 8.5.1 and Table 8.1.
     """
+    found = boxes_of(network, videos, stride, options)
+    return precision(found, videos.class_names, stride)
+
+
+def boxes_of(network, videos, stride=1, options=LinkOptions()):  # noqa: B008 (frozen)
+    """What a detector finds, video by video; arguments as of `evaluate_detector`.
+
+    Yields:
+        `VideoBoxes`.
+
+    Source: thesis 8.5.2.
+    """
     classes = videos.class_names
     found = network.output["probabilities"].shape[-1]
     if found != len(classes):
@@ -89,18 +119,34 @@ def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa
             f"({', '.join(classes[:3])}, ...); name those it was trained on."
         )
     detect = FrameDetector(network, stride)
+    for video in videos.annotated():
+        boxes, seen = _boxes(detect, video, options)
+        yield VideoBoxes(video.name, dict(enumerate(video.frames)), boxes, seen)
+
+
+def precision(found, classes, stride=1, only=None):
+    """Average precision of what a detector has found.
+
+    Args:
+        found: iterable of `VideoBoxes`. classes: names of the classes.
+        stride: tau, by which it was found.
+        only: {video: frames} that are evaluated, None for all.
+
+    Returns:
+        `DetectionResults`.
+
+    Source: thesis 8.5.1.
+    """
     evaluations = {method: VidEvaluation(classes) for method in METHODS}
     count = frames = 0
-    for video in videos.annotated():
-        objects = dict(enumerate(video.frames))
-        boxes, seen = _boxes(detect, video, options)
+    for video in found:
+        speeds = motion_iou(video.objects)  # by all frames
+        chosen = set(video.objects if only is None else only.get(video.name, ()))
         for method, evaluation in evaluations.items():
-            # Speed is that of the objects in all frames.
-            where = seen if method == "frames" else objects
-            annotations = {number: objects[number] for number in where}
-            speeds = motion_iou(objects)
-            evaluation.update(boxes[method], annotations, video.name, speeds)
-        count, frames = count + 1, frames + len(objects)
+            where = chosen & video.seen if method == "frames" else chosen
+            objects = {number: video.objects[number] for number in sorted(where)}
+            evaluation.update(video.boxes[method], objects, video.name, speeds)
+        count, frames = count + 1, frames + len(chosen)
     methods = {name: found.results() for name, found in evaluations.items()}
     return DetectionResults(stride, methods, count, frames)
 
@@ -123,7 +169,7 @@ def _boxes(detect, video, options):
         "tubes": by_frame(tubes),
         "online": by_frame(causal_tubes),
     }
-    return boxes, list(single)
+    return boxes, frozenset(single)
 
 
 def _frames(video):

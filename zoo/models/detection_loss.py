@@ -52,7 +52,7 @@ def overlaps(boxes, objects, valid):
 
 
 def assigned(values, indices):
-    """Rows of `values` [..., G, 4] by `indices` [..., N]: [..., N, 4] (thesis 8.3.3)."""
+    """Rows of `values` [..., G, 4] at indices [..., N]: [..., N, 4] (thesis 8.3.3)."""
     return ops.take_along_axis(values, ops.expand_dims(indices, -1), axis=-2)
 
 

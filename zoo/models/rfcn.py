@@ -214,7 +214,7 @@ def detection(frames, conv5, num_classes, heads, variant, count, proposals=None)
 
 @keras.saving.register_keras_serializable(package="zoo")
 class NotEmpty(keras.layers.Layer):
-    """Which boxes [..., 4] have an area: [...]; others pad (thesis 8.5.2, proposals)."""
+    """Which boxes [..., 4] have an area: [...]; the others pad (thesis 8.5.2)."""
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)

@@ -25,7 +25,7 @@ RFCN = DetectionRecipe(
     max_objects=8,
     batch_size=8,
     optimizer="adam",
-    learning_rate=((1e-3, 2000), (1e-4, 500)),
+    learning_rate=((1e-3, 1500), (1e-4, 500)),
     updates_per_epoch=250,
 )
 DETECT_TRACK = dataclasses.replace(
@@ -33,6 +33,6 @@ DETECT_TRACK = dataclasses.replace(
     model="detect_track_tiny",
     frames=2,
     batch_size=4,
-    learning_rate=((5e-4, 1000), (5e-5, 250)),
+    learning_rate=((5e-4, 500), (5e-5, 250)),
 )
 RECIPES = {"rfcn_synthetic": RFCN, "detect_track_synthetic": DETECT_TRACK}

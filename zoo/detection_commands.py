@@ -56,12 +56,16 @@ def open_detector(path, tracks="proposals"):
     from zoo.models.object_detector import candidates
     from zoo.weights import folder
 
-    model, record = folder.load(path)
+    last = Path(path) / "last"
+    if (last / folder.RECORD).is_file() and not (Path(path) / folder.RECORD).is_file():
+        raise ValueError(f"{path} is the folder of a training; did you mean {last}?")
+    record = folder.load_record(path)
     if not is_detector(record):
         raise ValueError(
             f"{path} holds {record.name}, which finds no objects; give the folder of a "
             "detector, such as one that `zoo train detect_track` wrote."
         )
+    model, record = folder.load(path)
     return candidates(model, *view_of(record), tracks), record
 
 

@@ -42,9 +42,10 @@ class Correlation(keras.layers.Layer):
     channels; the released code also has a displacement stride of 2 there, 81 channels,
     and its mean over the channels is the default here.
 
-    Working memory: the cells of the second map that blocks of 8 output columns meet,
-    (7 s + 2 r + 1) / (8 s) times that map (three times for max_displacement 8), or half
-    as often again for a gradient, and some five times the output.
+    Working memory is that of the second map's cells that blocks of 8 output columns
+    meet, (7 s + 2 r + 1) / (8 s) times the map, and some five times the output: with
+    1024 channels, max_displacement 8 and a stride of 1 about 5 maps in all, 14 with the
+    gradient.
 
     Args:
         max_displacement: d, in cells of the maps, 1 or more.

@@ -222,11 +222,10 @@ def evaluate(options, arguments):
     from zoo.prediction import flow_of
     from zoo.weights import folder
 
-    record = folder.load_record(_model_folder(options.model))
-    if detection_commands.is_detector(record):
-        return detection_commands.evaluate(options, record)
+    if detection_commands.holds_detector(options.model):
+        return detection_commands.evaluate(options)
     videos, rest = _split(options)
-    model, record = folder.load(options.model)
+    model, record = folder.load(_model_folder(options.model))
     if options.out:
         require_writable(options.out)
     results = run_evaluation(

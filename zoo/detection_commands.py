@@ -18,6 +18,14 @@ def is_detector(record):
     return registry.info(record.name).task == "detection"
 
 
+def holds_detector(path):
+    """Whether a folder is that of a trained detector (thesis chapter 8)."""
+    from zoo.weights import folder
+
+    is_model = (Path(path) / folder.RECORD).is_file()
+    return is_model and is_detector(folder.load_record(path))
+
+
 def is_detector_recipe(recipe):
     """Whether a recipe trains a detector (thesis 8.5.2)."""
     from zoo.training.detection_recipe import DetectionRecipe
@@ -140,7 +148,7 @@ class _Online:
         return gather(self._tracks)
 
 
-def evaluate(options, record):
+def evaluate(options):
     """`zoo evaluate` of a detector: average precision of frames and of tubes (8.1).
 
     Returns:
@@ -151,8 +159,8 @@ def evaluate(options, record):
 
     if options.out:
         require_writable(options.out)
+    network, record = open_detector(options.model, options.tracks)
     videos = ImageNetVID(options.data, "val", record.labels or None)
-    network, _ = open_detector(options.model, options.tracks)
     results = evaluate_detector(network, videos, options.stride)
     print(results.table())
     if options.out:

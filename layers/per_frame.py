@@ -12,8 +12,9 @@ class PerFrame(keras.layers.Wrapper):
     """A layer of images, applied to every frame: all tensors gain an axis T.
 
     Inputs [B, T, ...], one or a list, of equal B and T, are folded to [B*T, ...],
-    and so are the outputs back. `keras.layers.TimeDistributed` takes one input only,
-    and takes the batch for the time where T is unknown (Keras 3.15).
+    and so are the outputs back. The layer alone decides on their precision: boxes in
+    float16 would be half a pixel off. `keras.layers.TimeDistributed` takes one input
+    only, and takes the batch for the time where T is unknown (Keras 3.15).
 
     Args:
         layer: a layer of tensors [B, ...].
@@ -23,6 +24,9 @@ class PerFrame(keras.layers.Wrapper):
 
     Source: thesis 8.3.1.
     """
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(layer, autocast=False, **kwargs)
 
     def build(self, input_shape):
         if not self.layer.built:
@@ -81,10 +85,14 @@ class FramePairs(keras.layers.Layer):
     """Adjacent frames of a clip: [B, T, ...] -> two tensors [B, T - 1, ...].
 
     The first holds frames t = 0 ... T - 2, the second their successors t + 1, which
-    lie tau frames of the video later where the clip was taken at a stride of tau.
+    lie tau frames of the video later where the clip was taken at a stride of tau. Both
+    keep the precision of the clip.
 
     Source: thesis 8.3.2, the pair I^t, I^(t + tau).
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
 
     def call(self, x):
         return x[:, :-1], x[:, 1:]
@@ -93,3 +101,7 @@ class FramePairs(keras.layers.Layer):
         batch, frames, *rest = input_shape
         shape = (batch, None if frames is None else frames - 1, *rest)
         return shape, shape
+
+    def compute_output_spec(self, x):
+        shapes = self.compute_output_shape(x.shape)
+        return tuple(keras.KerasTensor(shape, x.dtype) for shape in shapes)

@@ -164,3 +164,12 @@ def test_recall():
     found, count = loss.recall(proposals, mask, boxes, labels >= 0)
     np.testing.assert_array_equal(found, [2, 1, 0])
     np.testing.assert_array_equal(count, [3, 3, 3])
+
+
+def test_a_label_without_class_is_no_gift():
+    """One-hot vectors of such labels are all zero, so that they would cost nothing."""
+    losses = np.asarray(
+        loss.softmax_loss(np.zeros((1, 3, 3), "float32"), np.array([[2, 3, -1]]))
+    )
+    assert losses[0, 0] == pytest.approx(np.log(3))
+    assert np.isnan(losses[0, 1:]).all()

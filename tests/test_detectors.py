@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import zoo
 from tests.detection_cases import calibrated, frames, targets
+from zoo import layers
 from zoo.understanding import multiply_adds, parameters, receptive_fields
 
 NAMES = [n for n in zoo.list_models() if zoo.info(n).task == "detection"]
@@ -135,6 +136,8 @@ class TestTiny:
         again = keras.models.load_model(tmp_path / "m.keras")
         assert type(again) is type(model)
         assert again.get_compile_config()["loss_weights"]["class"] == 2.0
+        trained = [v.path for v in again.trainable_variables]
+        assert trained == [v.path for v in model.trainable_variables]
         for loaded in (
             again,
             zoo.load(name, weights=tmp_path / "m.keras"),
@@ -186,6 +189,7 @@ class TestTiny:
             ({"classifier_activation": None}, "accepted are softmax"),
             ({"variant": "thsis"}, "accepted are thesis, release"),
             ({"num_classes": 0}, "num_classes must be a positive integer"),
+            ({"heads": None}, "no option 'heads'; it has stem='caffe'"),
         ):
             with pytest.raises(ValueError, match=message):
                 zoo.load(name, **options)
@@ -208,6 +212,11 @@ def test_two_replicas_train_like_one(two_replicas):
         np.testing.assert_allclose(two[0][key], values, rtol=1e-3, err_msg=key)
     for a, b in zip(two[1], one[1], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_uncompiled_models_stay_so_in_files(tmp_path):
+    zoo.load("rfcn_tiny").save(tmp_path / "m.keras")
+    assert not keras.models.load_model(tmp_path / "m.keras").compiled
 
 
 def test_objective_is_the_weighted_sum_of_its_terms():
@@ -240,7 +249,10 @@ def test_padding_of_frames_and_objects_changes_no_loss():
         "labels": np.full_like(y["labels"], -1),
         "tracks": y["tracks"] * 0 - 1,
     }
-    assert np.isfinite(float(model.compute_loss(x, empty, outputs)))
+    background = float(model.compute_loss(x, empty, outputs))
+    assert np.isfinite(background)
+    none = {key: value[:, :, :0] for key, value in y.items()}
+    assert float(model.compute_loss(x, none, outputs)) == pytest.approx(background)
 
 
 def test_detection_starts_from_image_networks_and_tracking_from_detection():
@@ -268,7 +280,10 @@ class TestVariants:
         y = model(x)
         np.testing.assert_array_equal(y["proposals"], boxes)
         assert y["proposal_mask"].numpy()[0, 0].tolist() == [True, True, False]
-        assert y["box_deltas"].shape == y["track_deltas"].shape[:0] + (2, 2, 3, 4)
+        assert y["box_deltas"].shape == (2, 2, 3, 4)
+        # Released files hold true deltas; boxes of whole pixels, half a pixel off.
+        true = layers.BoxTransform(released=True)([boxes, y["box_deltas"]])
+        np.testing.assert_allclose(y["boxes"], true, rtol=1e-5)
         model.compile(keras.optimizers.SGD(1e-3))
         assert model.terms == ["class", "box", "track"]
         assert np.isfinite(model.train_on_batch(x, targets(), return_dict=True)["loss"])

@@ -140,6 +140,16 @@ class TestObjectDetector:
                 found["tracked_boxes"][0, 0, i], raw["ends"][0, 0, apart.argmin()]
             )
 
+    def test_boxes_are_exact_in_mixed_precision(self, model, mixed_bfloat16):
+        """Near 1000 pixels neighbours in bfloat16 are 4 pixels apart."""
+        low = zoo.load("detect_track_tiny", weights=model)
+        found = candidates(low, 48, 64, "regcls")(frames(1, 2, (720, 960)))
+        assert {v.dtype for v in found.values()} == {tf.float32, tf.bool}
+        for key in ("boxes", "starts", "ends"):
+            boxes = found[key].numpy()
+            off = np.abs(boxes - boxes.astype(tf.bfloat16.as_numpy_dtype)).max()
+            assert off > 0.5, key
+
     def test_one_graph_for_all(self, model):
         network = object_detector(model, 64, 100)
         spec = tf.TensorSpec([None] * 4 + [3], tf.uint8)

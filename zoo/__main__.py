@@ -184,6 +184,7 @@ def train(options, arguments):
 
     if detection_commands.is_detector_recipe(recipe):
         return detection_commands.train(recipe, options)
+    _refuse(options, "classes", of="A classifier")
     videos, rest = _split(options)
     validation = _videos(options.validation) if options.validation else rest
     run = run_training(
@@ -222,8 +223,10 @@ def evaluate(options, arguments):
     from zoo.prediction import flow_of
     from zoo.weights import folder
 
-    if detection_commands.holds_detector(options.model):
+    if detection_commands.holds_detector(_model_folder(options.model)):
+        _refuse(options, "flow", "train_fraction", "split_seed", of="A detector")
         return detection_commands.evaluate(options)
+    _refuse(options, "tracks", "stride", of="A classifier")
     videos, rest = _split(options)
     model, record = folder.load(_model_folder(options.model))
     if options.out:
@@ -295,6 +298,7 @@ def export(options, arguments):
     model, record = folder.load(_model_folder(options.model))
     if detection_commands.is_detector(record):
         return detection_commands.export(options, record, model)
+    _refuse(options, "tracks", of="A classifier")
     if options.flow:
         from zoo.models.plain_rgb import plain_rgb
 
@@ -331,6 +335,7 @@ def track(options, arguments):
     from zoo import detection_commands
 
     _require(options, "model", "out")
+    _model_folder(options.model)
     return detection_commands.track(_one("a video", arguments), options)
 
 
@@ -393,6 +398,13 @@ def _require(options, *names):
         raise Usage(f"This command needs {' and '.join(missing)}.")
 
 
+def _refuse(options, *names, of):
+    """A usage error for flags that would change nothing."""
+    given = [f"--{name}" for name in names if options[name].present]
+    if given:
+        raise Usage(f"{of} makes no use of {' and '.join(given)}; leave it out.")
+
+
 def _recipe(options, arguments):
     """The recipe of the command line: named, or of a model with thesis' defaults."""
     if bool(arguments) == bool(options.model):
@@ -428,9 +440,9 @@ def _model_folder(path):
     """`path`, unless it is the folder of a training, in which models lie."""
     from zoo.weights.folder import RECORD
 
-    best = Path(path) / "best"
-    if (best / RECORD).is_file() and not (Path(path) / RECORD).is_file():
-        raise Usage(f"{path} is the folder of a training; did you mean {best}?")
+    for model in (Path(path) / "best", Path(path) / "last"):
+        if (model / RECORD).is_file() and not (Path(path) / RECORD).is_file():
+            raise Usage(f"{path} is the folder of a training; did you mean {model}?")
     return path
 
 

@@ -37,7 +37,7 @@ def train(recipe, options):
     """`zoo train` of a `DetectionRecipe`; returns the exit code (thesis 8.5.2)."""
     from zoo.training.detection import train_detector
 
-    for flag in ("validation", "flow", "train_fraction"):
+    for flag in ("validation", "flow", "train_fraction", "split_seed", "cache_mib"):
         if options[flag].present:
             raise ValueError(f"A detector is trained without --{flag}; leave it out.")
     run = train_detector(
@@ -64,9 +64,6 @@ def open_detector(path, tracks="proposals"):
     from zoo.models.object_detector import candidates
     from zoo.weights import folder
 
-    last = Path(path) / "last"
-    if (last / folder.RECORD).is_file() and not (Path(path) / folder.RECORD).is_file():
-        raise ValueError(f"{path} is the folder of a training; did you mean {last}?")
     record = folder.load_record(path)
     if not is_detector(record):
         raise ValueError(
@@ -89,7 +86,7 @@ def track(video, options):
     holds more than a few frames.
 
     Raises:
-        ValueError: no detector, a video that can't be read, or a wrong ending.
+        ValueError: no detector, a video that can't be read, or wrong flags.
         OSError: a target that can't be written.
 
     Source: thesis 8.4 and 8.5.2.
@@ -98,10 +95,8 @@ def track(video, options):
     from zoo.evaluation.tube_frames import interpolate
     from zoo.evaluation.tubes import TubeLinker
 
-    if options.render and not options.render.endswith(".mp4"):
-        raise ValueError(f"--render writes .mp4; got {options.render!r}.")
     info = probe(video)  # before the network is built
-    require_writable(Path(options.out).absolute().parent)
+    _check_flags(video, options)
     network, record = open_detector(options.model, options.tracks)
     labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
     linker = _Online() if options.online else TubeLinker()
@@ -129,6 +124,32 @@ def track(video, options):
         render(video, tubes, labels, options.render, info.fps or 25.0)
         print(f"Drawn: {options.render}")
     return 0
+
+
+def _check_flags(video, options):
+    """Refuses what would only show, or destroy something, after a long computation."""
+    if not 0 <= options.min_score <= 2:
+        raise ValueError(
+            "--min_score must be 0 to 2: scores are a probability plus the mean of the "
+            f"best ones of their tube; got {options.min_score}."
+        )
+    targets = {"out": options.out}
+    if options.render:
+        if Path(options.render).suffix.lower() != ".mp4":
+            raise ValueError(f"--render writes .mp4; got {options.render!r}.")
+        targets["render"] = options.render
+    taken = {"the video": Path(video).resolve()}
+    for flag, text in targets.items():
+        path = Path(text).resolve()
+        if path.is_dir():
+            raise ValueError(f"--{flag}={text} is a folder; name a file to write.")
+        for what, other in taken.items():
+            if path == other:
+                raise ValueError(
+                    f"--{flag}={text} would overwrite {what}; name another file."
+                )
+        require_writable(path.parent)
+        taken[f"--{flag}"] = path
 
 
 class _Online:
@@ -213,14 +234,12 @@ def render(video, tubes, labels, path, fps):
     from zoo.datasets.video_writing import write_video
     from zoo.understanding.tube_video import draw_objects
 
-    places = [{int(f): i for i, f in enumerate(t.frames)} for t in tubes]
-
     def drawn():
         for number, frame in enumerate(stream_frames(video, max_frames=MAX_FRAMES)):
             objects = []
-            for tube, place in zip(tubes, places, strict=True):
-                if number in place:
-                    i = place[number]
+            for tube in tubes:
+                i = tube.frames.searchsorted(number)
+                if i < len(tube.frames) and tube.frames[i] == number:
                     caption = f"{labels[tube.label]} {tube.id} {tube.scores[i]:.2f}"
                     objects.append((tube.id, caption, tube.boxes[i]))
             yield draw_objects(frame, objects)

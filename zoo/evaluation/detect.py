@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from zoo.datasets.imagenet_annotations import AnnotationError
 from zoo.evaluation.candidates import reduce
 from zoo.evaluation.detection import Detections, VidEvaluation, VidResults, motion_iou
 from zoo.evaluation.online_tubes import OnlineLinker
@@ -94,7 +95,8 @@ def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa
         scores alone.
 
     Raises:
-        AnnotationError: a frame without a good annotation; none is left out.
+        AnnotationError: a frame without a good annotation, or that cannot be decoded;
+            none is left out.
         ValueError: a class of the network that the videos lack, or the reverse.
 
     Source: thesis 8.5.1 and Table 8.1.
@@ -175,9 +177,16 @@ def _boxes(detect, video, options):
 def _frames(video):
     """The frames of a video, uint8 [H, W, 3], one by one."""
     for path in video.paths:
-        yield tf.io.decode_jpeg(
-            tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE"
-        ).numpy()
+        try:
+            frame = tf.io.decode_jpeg(
+                tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE"
+            )
+        except tf.errors.OpError as error:
+            first = str(error.message).strip().splitlines()[0]
+            raise AnnotationError(
+                f"{path}: cannot be decoded ({first}); copy it from the archive again"
+            ) from error
+        yield frame.numpy()
 
 
 def _suppressed(found):

@@ -113,7 +113,7 @@ def detect_track(
     trunk,
     num_classes,
     classifier_activation,
-    heads=HEADS["full"],
+    heads,
     *,
     stem="caffe",
     variant="thesis",
@@ -188,6 +188,7 @@ def detect_track_resnet50(num_classes=30, classifier_activation="softmax", **opt
         TRUNKS["50"],
         num_classes,
         classifier_activation,
+        HEADS["full"],
         **options,
     )
 
@@ -206,6 +207,7 @@ def detect_track_resnet101(num_classes=30, classifier_activation="softmax", **op
         TRUNKS["101"],
         num_classes,
         classifier_activation,
+        HEADS["full"],
         **options,
     )
 
@@ -223,6 +225,7 @@ def detect_track_resnext101(num_classes=30, classifier_activation="softmax", **o
         dilated_resnext,
         num_classes,
         classifier_activation,
+        HEADS["full"],
         **options,
     )
 

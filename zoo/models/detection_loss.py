@@ -35,9 +35,14 @@ def smooth_l1(errors, beta=1.0):
 
 
 def softmax_loss(scores, labels):
-    """-log p of the label: [..., K] and [...] -> [...] (thesis 8.3.3, L_cls)."""
+    """-log p of the label: [..., K] and [...] -> [...] (thesis 8.3.3, L_cls).
+
+    NaN for labels that are none of 0 ... K - 1, which would else cost nothing.
+    """
     log_p = scores - ops.logsumexp(scores, axis=-1, keepdims=True)
-    return -ops.sum(log_p * ops.one_hot(labels, scores.shape[-1]), axis=-1)
+    losses = -ops.sum(log_p * ops.one_hot(labels, scores.shape[-1]), axis=-1)
+    known = (labels >= 0) & (labels < scores.shape[-1])
+    return ops.where(known, losses, float("nan"))
 
 
 def overlaps(boxes, objects, valid):

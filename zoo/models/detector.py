@@ -33,6 +33,12 @@ def deltas_of(bins):
     return deltas if deltas.shape[-1] == 4 else deltas[..., 4:]
 
 
+def _is_frozen(layer):
+    """Whether a layer has a normalisation that does not learn."""
+    norm = getattr(layer, "norm", None)
+    return isinstance(norm, keras.layers.Layer) and not norm.trainable
+
+
 @keras.saving.register_keras_serializable(package="zoo")
 class Detector(keras.Model):
     """A functional model that finds objects in every frame, and follows them.
@@ -43,8 +49,8 @@ class Detector(keras.Model):
 
     - "proposals" [B, T, R, 4] and "proposal_mask" [B, T, R], False where they pad;
     - "class_scores" [B, T, R, C + 1], raw, background first;
-    - "box_deltas" [B, T, R, 4], normalised, and "boxes" [B, T, R, 4], the proposals
-      moved by them;
+    - "box_deltas" [B, T, R, 4], as regressed (normalised, but in the release's
+      variant), and "boxes" [B, T, R, 4], the proposals moved by them;
     - "track_deltas" [B, T - 1, R, 4] (eq. 8.2-8.3), the motion of the proposals of a
       frame to the next one, in networks that track;
     - the maps that all this is pooled from: "objectness", "anchor_deltas",
@@ -57,6 +63,8 @@ class Detector(keras.Model):
     but `loss_weights`, {term: number}. Logs hold the mean over examples of every term,
     "class_loss" and so on, and "proposal_recall", the share of objects that a proposal
     overlaps by 0.5.
+
+    Labels of C and more have no class in the network: the loss is NaN then.
 
     Raises:
         ValueError: targets that are missing or of other shapes, a compiled loss, or
@@ -115,15 +123,29 @@ class Detector(keras.Model):
 
     def get_compile_config(self):
         """What a saved model was compiled with (keras.Model)."""
-        return {
-            **(super().get_compile_config() or {}),
-            "loss_weights": self._hidden.weights,
-        }
+        config = super().get_compile_config()
+        return config and {**config, "loss_weights": self._hidden.weights}
 
     def compile_from_config(self, config):
         """Compiles a loaded model as it was saved (keras.Model)."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
+
+    def get_config(self):
+        """What the model is made of, its frozen normalisations too (keras.Model)."""
+        # The trainability of a layer within a layer is in no config of Keras.
+        frozen = [layer.name for layer in self.layers if _is_frozen(layer)]
+        return {**super().get_config(), "frozen_norms": frozen}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model of `get_config` (keras.Model)."""
+        config = dict(config)
+        frozen = config.pop("frozen_norms", ())
+        model = super().from_config(config, custom_objects=custom_objects)
+        for name in frozen:
+            model.get_layer(name).norm.trainable = False
+        return model
 
     @property
     def metrics(self):
@@ -165,6 +187,12 @@ class Detector(keras.Model):
             raise ValueError(
                 f"{self.name}: targets must be boxes [B, T, G, 4] with labels and "
                 f"tracks [B, T, G], got {boxes.shape}, {labels.shape}, {tracks.shape}."
+            )
+        if boxes.shape[2] in (0, None):  # room for one, which the maxima below need
+            room = [(0, 0), (0, 0), (0, 1)]
+            boxes = ops.pad(boxes, [*room, (0, 0)])
+            labels, tracks = (
+                ops.pad(x, room, constant_values=-1) for x in (labels, tracks)
             )
         return {"boxes": boxes, "labels": labels, "tracks": tracks}
 

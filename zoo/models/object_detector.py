@@ -12,10 +12,12 @@ from zoo import layers
 from zoo.models.classifier import in_full
 from zoo.models.detector import average_bins, deltas_of
 from zoo.models.resnet import require
+from zoo.models.rfcn import per_frame
 
 # What is followed from a frame to the next one: "proposals" (test_track in the
 # release); the boxes "reg"ressed from them (test_track_reg); and "regcls", which also
-# classifies where they have gone, and averages both (test_track_regcls).
+# classifies where these have gone, and averages both (test_track_regcls_poolreg; its
+# test_track_regcls moves the proposals before it classifies).
 TRACKS = ("proposals", "reg", "regcls")
 MIN_SCORE = 0.01  # of what counts as a detection at all
 
@@ -70,7 +72,7 @@ def candidates(model, shorter_side=600, longer_side=1000, tracks="proposals"):
 def _tracks(model, found, seen, outputs, clip, tracks):
     """Boxes of a frame and where they are in the next; scores averaged over both."""
     pairs = layers.FramePairs(name="box_pairs")
-    move = layers.PerFrame(layers.BoxTransform(name="move"), name="move")
+    move = per_frame(layers.BoxTransform(name="move"))
     _, second_frames = layers.FramePairs(name="seen_pairs")(seen)
     if tracks == "proposals":
         starts, _ = layers.FramePairs(name="start_pairs")(found["proposals"])
@@ -126,9 +128,7 @@ def object_detector(
     suppress = layers.ClassNMS(
         iou_threshold, count, min_score=MIN_SCORE, name="class_nms"
     )
-    kept = layers.PerFrame(suppress, name="class_nms")(
-        [found["boxes"], found["probabilities"], found["mask"]]
-    )
+    kept = per_frame(suppress)([found["boxes"], found["probabilities"], found["mask"]])
     outputs = {name: kept[name] for name in ("boxes", "scores", "classes")}
     if "ends" in found:
         first, _ = layers.FramePairs(name="index_pairs")(kept["indices"])
@@ -155,6 +155,9 @@ class ClipToFrame(keras.layers.Layer):
 class Foreground(keras.layers.Layer):
     """Probabilities but the background's: [..., C + 1] -> [..., C] (thesis 8.3.2)."""
 
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
     def call(self, probabilities):
         return probabilities[..., 1:]
 
@@ -162,6 +165,9 @@ class Foreground(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="zoo")
 class ToPixels(keras.layers.Layer):
     """Boxes [..., 4] of resized frames, on the frames themselves (thesis 8.5.2)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs):
         boxes, factors = inputs
@@ -174,8 +180,11 @@ class BothFrames(keras.layers.Layer):
 
     [B, T, R, K] and [B, T - 1, R, K] -> [B, T, R, K]; the last frame has no next one.
 
-    Source: thesis 8.3.2; test_track_regcls of the release (Feichtenhofer 2017).
+    Source: thesis 8.3.2; test_track_regcls_poolreg of the release (Feichtenhofer 2017).
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs):
         here, there = inputs
@@ -189,6 +198,9 @@ class Chosen(keras.layers.Layer):
 
     Source: thesis 8.3.2, tracks of detections.
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs):
         boxes, indices, classes = inputs

@@ -67,12 +67,17 @@ class Variant(NamedTuple):
     box_values: int  # per bin: 4 of the object, in the release 4 more of background
     has_rpn: bool  # the release reads proposals computed elsewhere
     conv3_step: int  # between displacements in the correlation of conv3
-    caffe: bool  # rounding of RoIs, and boxes of width x2 - x1 + 1
+    caffe: bool  # boxes of width x2 - x1 + 1
+    normalized: bool  # box deltas by MEANS and STDS; released files hold true ones
 
 
 VARIANTS = {
-    "thesis": Variant(box_values=4, has_rpn=True, conv3_step=1, caffe=False),
-    "release": Variant(box_values=8, has_rpn=False, conv3_step=2, caffe=True),
+    "thesis": Variant(
+        box_values=4, has_rpn=True, conv3_step=1, caffe=False, normalized=True
+    ),
+    "release": Variant(
+        box_values=8, has_rpn=False, conv3_step=2, caffe=True, normalized=False
+    ),
 }
 # Of conv1 and conv2, in ResNets and ResNeXts.
 STEM = re.compile("conv1$|res2|resx[123]_")
@@ -207,7 +212,8 @@ def detection(frames, conv5, num_classes, heads, variant, count, proposals=None)
     pool_boxes = roi_pooling(values, "psroipooled_loc_rois", heads)
     outputs["class_scores"] = average_bins(pool_scores([outputs["score_maps"], rois]))
     outputs["box_deltas"] = deltas_of(pool_boxes([outputs["box_maps"], rois]))
-    transform = layers.BoxTransform(MEANS, STDS, released=variant.caffe, name="boxes")
+    moments = (MEANS, STDS) if variant.normalized else ()
+    transform = layers.BoxTransform(*moments, released=variant.caffe, name="boxes")
     outputs["boxes"] = per_frame(transform)([rois, outputs["box_deltas"]])
     return outputs
 
@@ -236,7 +242,7 @@ def rfcn(
     trunk,
     num_classes,
     classifier_activation,
-    heads=HEADS["full"],
+    heads,
     *,
     stem="caffe",
     variant="thesis",
@@ -330,7 +336,12 @@ FACTS = {
 def rfcn_resnet50(num_classes=30, classifier_activation="softmax", **options):
     """R-FCN on ResNet-50, on every frame (thesis 8.3.2)."""
     return rfcn(
-        "rfcn_resnet50", TRUNKS["50"], num_classes, classifier_activation, **options
+        "rfcn_resnet50",
+        TRUNKS["50"],
+        num_classes,
+        classifier_activation,
+        HEADS["full"],
+        **options,
     )
 
 
@@ -345,7 +356,12 @@ def rfcn_resnet50(num_classes=30, classifier_activation="softmax", **options):
 def rfcn_resnet101(num_classes=30, classifier_activation="softmax", **options):
     """R-FCN on ResNet-101, on every frame (thesis 8.3.2)."""
     return rfcn(
-        "rfcn_resnet101", TRUNKS["101"], num_classes, classifier_activation, **options
+        "rfcn_resnet101",
+        TRUNKS["101"],
+        num_classes,
+        classifier_activation,
+        HEADS["full"],
+        **options,
     )
 
 

@@ -10,6 +10,8 @@ from tests import video_files
 from tests.test_command_line import run
 from zoo.datasets.imagenet_annotations import AnnotationError
 from zoo.evaluation import detect
+from zoo.training import detection
+from zoo.training.detection_recipe import DetectionRecipe
 from zoo.weights import folder as model_folder
 
 
@@ -86,3 +88,9 @@ def test_drawing_needs_no_table_of_frames(video, tmp_path):
     )
     changed = np.abs(drawn - plain)[:, 10:46].mean((1, 2, 3))
     assert changed[1] < changed[0] / 1.5 and changed[1] < changed[2] / 1.5, changed
+
+
+def test_networks_without_proposals_are_not_trained_by_recipes():
+    recipe = DetectionRecipe("rfcn_tiny", options={"variant": "release"})
+    with pytest.raises(ValueError, match="rfcn_tiny reads proposals.*'release'"):
+        detection._compiled(recipe, 4, 0)

@@ -180,6 +180,8 @@ class TestFrameDetector:
         network, x = candidates(model, 48, 64), frames(1, 7, (48, 64))[0]
         strided = [d for d, _ in FrameDetector(network, 3)(x)]
         assert [d.frame for d in strided] == [0, 3, 6]
+        ragged = FrameDetector(network, 4)(x)
+        assert [d.frame for d, _ in ragged] == [0, 4, 6]  # up to the end
         plain = [d for d, _ in FrameDetector(network)(x[::3])]
         for a, b in zip(strided, plain, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores)

@@ -82,8 +82,9 @@ class VideoBoxes:
 def evaluate_detector(network, videos, stride=1, options=LinkOptions()):  # noqa: B008
     """Average precision of a detector on annotated videos.
 
-    At a stride tau above 1 the network sees every tau-th frame; single frames are then
-    evaluated where it has looked, and tubes everywhere, with boxes on a line between.
+    At a stride tau above 1 the network sees every tau-th frame, and the last one;
+    single frames are then evaluated where it has looked, and tubes everywhere, with
+    boxes on a line between.
 
     Args:
         network: of `zoo.models.object_detector.candidates`.

@@ -23,7 +23,8 @@ class FrameDetector:
 
     Args:
         network: of `zoo.models.object_detector.candidates`.
-        stride: tau, every so many frames are looked at.
+        stride: tau, every so many frames are looked at, and the last one besides, so
+            that tubes reach the end of the video.
         chunk: frames in memory at once, besides the last of the chunk before.
 
     Raises:
@@ -65,17 +66,25 @@ class FrameDetector:
 
         Source: thesis 8.5.2.
         """
-        seen = itertools.islice(frames, 0, None, self.stride)
-        number, last, between = 0, None, None
+        seen = self._seen(frames)
+        last, between = [], None
         while chunk := list(itertools.islice(seen, self.chunk)):
-            given = chunk if last is None else [last, *chunk]
-            found = self._detect(given)
-            for i in range(last is not None, len(given)):
+            given = [*last, *chunk]
+            found = self._detect([frame for _, frame in given])
+            for i in range(len(last), len(given)):
                 if i:
                     between = self._tracklets(found, i - 1)
-                yield self._detections(found, i, number), between
-                number += self.stride
-            last = given[-1]
+                yield self._detections(found, i, given[i][0]), between
+            last = given[-1:]
+
+    def _seen(self, frames):
+        """(number, frame) of every tau-th frame and of the last one."""
+        number, frame = 0, None
+        for number, frame in enumerate(frames):
+            if number % self.stride == 0:
+                yield number, frame
+        if number % self.stride:
+            yield number, frame
 
     def _detect(self, frames):
         shapes = {np.shape(frame) for frame in frames}

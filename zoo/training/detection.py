@@ -130,6 +130,12 @@ def _compiled(recipe, num_classes, epochs):
         make_optimizer(recipe.optimizer, recipe.rates[0][0], recipe.accumulation),
         loss_weights=recipe.loss_weights,
     )
+    if "objectness" not in model.output:
+        raise ValueError(
+            f"{recipe.model} reads proposals, which the videos do not hold, with the "
+            f"options {recipe.options}; train with variant='thesis', or in model.fit "
+            "with proposals."
+        )
     return model
 
 

@@ -22,6 +22,9 @@ from zoo.datasets.video import VideoError
 # A record is: length, checksum of it, the bytes, checksum of them.
 _HEADER, _FOOTER = struct.Struct("<QI"), 4
 _MAX_BYTES = 2**31 - 2**20  # protobuf's bound on a message
+_AGAIN = (
+    "remove this file and run the same zoo flow again, which extracts its videos anew."
+)
 
 
 def write_record(path, entry, u, v):
@@ -164,7 +167,7 @@ class FlowRecords:
         if _text(example) != entry["video"] or not len(u) == len(v) == entry["fields"]:
             raise VideoError(
                 f"{entry['video']}: {path} holds another video where manifest.jsonl "
-                "says it lies; run the same zoo flow again."
+                f"says it lies; {_AGAIN}"
             )
         return u, v
 
@@ -205,8 +208,7 @@ def _read(path, offset):
         return example, _HEADER.size + size + _FOOTER
     except Exception as error:  # protobuf's own is no ValueError
         raise VideoError(
-            f"{path}: no record of optical flow at byte {offset} ({error}); remove "
-            "this file and manifest.jsonl, and run zoo flow again."
+            f"{path}: no record of optical flow at byte {offset} ({error}); {_AGAIN}"
         ) from error
 
 

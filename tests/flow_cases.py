@@ -82,3 +82,25 @@ class Broken(Standin):
     def open(self):
         """Fails."""
         raise ValueError("no such device")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiesAtStart(Standin):
+    """A method whose first processes end before they begin.
+
+    Attributes:
+        folder: each leaves a file there. deaths: how many of them die.
+    """
+
+    folder: str = ""
+    deaths: int = 1
+
+    def open(self):
+        """Itself, or the end of the process."""
+        for i in range(self.deaths):
+            try:
+                os.close(os.open(f"{self.folder}/{i}", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            os._exit(3)
+        return self

@@ -193,7 +193,7 @@ def test_other_settings_are_refused(videos, out):
 def test_a_record_cut_by_a_power_failure_is_done_again(videos, out):
     finished = out / finishing.FINISHED / "cut"
     finished.mkdir(parents=True)
-    (finished / finishing.ENTRY).write_text("")
+    (finished / "entry.json").write_text("")
     done, _ = run(videos, out)
     assert done.extracted == 4 and not finished.exists()
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 PREFIX = ".writing-"
+"""Of the names of folders that hold what is being written."""
 
 
 class WriteError(OSError):

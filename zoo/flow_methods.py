@@ -11,7 +11,6 @@ import numpy as np
 from zoo.datasets.extraction import OpenCVMethod
 from zoo.datasets.flow import METHODS, flow_source
 
-PRESETS = ("default", "fast")
 _STORING = ("out", "size", "quality", "format", "shards", "processes", "overwrite")
 _DRAWING = ("show", "flow", "encoding", "bound")
 _COMPUTING = ("method", "preset", "camera_motion")
@@ -25,7 +24,7 @@ class LayerMethod:
     process that computes.
 
     Attributes:
-        preset: of the layer, one of PRESETS.
+        preset: of the layer, one of `zoo.layers.tv_l1.PRESETS`.
         camera_motion: whether `zoo.layers.RemoveCameraMotion` takes the camera's motion
             out of its flow.
         batch: pairs at once.
@@ -40,16 +39,17 @@ class LayerMethod:
     processes = 1  # TensorFlow takes all cores, or the GPU, by itself
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
+        known = _presets()
+        if self.preset not in known:
             raise ValueError(
-                f"Unknown preset {self.preset!r}; accepted are {', '.join(PRESETS)}."
+                f"Unknown preset {self.preset!r}; accepted are {', '.join(known)}."
             )
 
     @property
     def parameters(self):
         """What the layer is given, and whether camera motion is removed."""
         removed = {"camera_motion": True} if self.camera_motion else {}
-        return {"preset": self.preset, **removed}
+        return {"preset": self.preset, **_presets()[self.preset], **removed}
 
     def open(self):
         """The layer, ready to compute."""
@@ -59,6 +59,13 @@ class LayerMethod:
             layers.RemoveCameraMotion(dtype="float32") if self.camera_motion else None
         )
         return Batches(layers.TVL1Flow(preset=self.preset), self.batch, removal)
+
+
+def _presets():
+    """{name: settings} of the layer, which takes Keras; OpenCV's methods don't."""
+    from zoo.layers.tv_l1 import PRESETS
+
+    return PRESETS
 
 
 class Batches:

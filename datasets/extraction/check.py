@@ -52,7 +52,7 @@ def check(out):
     entries = [e for _, e in sorted(Manifest(out).entries.items())]
     good = [e for e in entries if e["verdict"] == "ok"]
     problems = [text for entry in good for text in _problems(out, entry)]
-    problems += _strangers(out, {entry["video"] for entry in good})
+    problems += _strangers(out, good) + _strange_records(out, entries)
     if waiting := finished(out):
         problems.append(
             f"{len(waiting)} finished video(s) are not in their place yet; run the "
@@ -92,8 +92,9 @@ def _images(out, entry):
     return [[path.read_bytes() for path in jpegs(folder)] for folder in folders]
 
 
-def _strangers(out, known):
+def _strangers(out, entries):
     """Folders of fields that no entry tells of."""
+    known = {e["video"] for e in entries if e["settings"]["format"] == "jpeg"}
     found = []
     for component in "uv":
         for folder, _, files in os.walk(out / component):
@@ -101,3 +102,31 @@ def _strangers(out, known):
             if name not in known and any(f.endswith(".jpg") for f in files):
                 found.append(f"{component}/{name}: not in the manifest")
     return sorted(found)
+
+
+def _strange_records(out, entries):
+    """Records that no entry tells of, as of a manifest that was lost."""
+    shards = sorted(out.glob("flow-*-of-*.tfrecord"))
+    if not shards:
+        return []
+    # Only here, since it needs TensorFlow.
+    from zoo.datasets.flow_records import names_in
+
+    known = {(e["video"], e.get("shard")) for e in entries}
+    # What has failed since it was stored leaves its shard with the next merge.
+    failed = {e["video"] for e in entries if e["verdict"] != "ok"}
+    shards_of_entries = {e.get("shard") for e in entries}
+    found = []
+    for shard in shards:
+        try:
+            names = {name for name, _, _ in names_in(shard)} - failed
+        except VideoError as error:
+            # Its entries, if it has any, have said so already.
+            found += [str(error)] if shard.name not in shards_of_entries else []
+            continue
+        found += [
+            f"{shard.name}: {name} is not in the manifest"
+            for name in sorted(names)
+            if (name, shard.name) not in known
+        ]
+    return found

@@ -7,12 +7,11 @@ Source: POSIX rename(2).
 """
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 
-from zoo.datasets.extraction.one_video import ENTRY, FINISHED
+from zoo.datasets.extraction.one_video import FINISHED, entry_in
 from zoo.datasets.video import VideoError
 from zoo.files import WriteError, explain, replacing
 
@@ -64,10 +63,9 @@ def finished(out):
     """The videos that are finished and not published: [(folder, entry)], sorted."""
     found = []
     for folder in sorted((Path(out) / FINISHED).glob("*")):
-        try:
-            found.append((folder, json.loads((folder / ENTRY).read_text())))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-            # Published and then not quite removed; or cut short by a power failure.
+        if entry := entry_in(folder):
+            found.append((folder, entry))
+        else:  # published and then not quite removed, or cut short by a power failure
             shutil.rmtree(folder, ignore_errors=True)
     return found
 
@@ -147,6 +145,10 @@ def _merge(shard, records, manifest):
     for path, entry in records:
         places[entry["video"]] = (path, 0, path.stat().st_size)
         manifest.entries[entry["video"]] = entry
+    # Of a shard that was removed, what isn't written now is not there any more.
+    for video, entry in list(manifest.entries.items()):
+        if entry.get("shard") == shard.name and video not in places:
+            del manifest.entries[video]
     position = 0
     with replacing(shard) as temporary, open(temporary, "wb") as stream:
         for video in sorted(places):

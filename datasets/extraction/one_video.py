@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,9 +20,8 @@ import numpy as np
 from zoo.datasets.extraction.sources import fingerprint
 from zoo.datasets.flow import to_codes
 from zoo.datasets.video import VideoError, stream_frames
-from zoo.files import WriteError, explain, hidden_folder
+from zoo.files import PREFIX, WriteError, explain, hidden_folder
 
-WRITING = ".writing-"
 FINISHED = ".finished"
 ENTRY = "entry.json"
 
@@ -29,6 +29,14 @@ ENTRY = "entry.json"
 def finished_folder(out, name):
     """Where a finished video lies until it is published."""
     return Path(out) / FINISHED / hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def entry_in(folder):
+    """The entry of a finished video; None if a power failure has cut it, or none is."""
+    try:
+        return json.loads((folder / ENTRY).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def attempt(job, settings, flow, out, tick=None):
@@ -115,7 +123,7 @@ def _extract(job, settings, flow, out, tick):
 
 
 def _hidden(out):
-    return hidden_folder(Path(out), WRITING)
+    return hidden_folder(Path(out), PREFIX)
 
 
 @contextlib.contextmanager
@@ -134,10 +142,15 @@ def _finish(folder, target, entry):
     try:
         os.rename(folder, target)
     except OSError:
-        # The last job of a process whose parent was killed may have been this video.
-        if not (target / ENTRY).is_file():
+        if not target.is_dir():
             raise
-        return json.loads((target / ENTRY).read_text())
+        # Finished before: by a process whose parent was killed, or a worker of Beam
+        # whose bundle is tried again. What was good stays, anything else is replaced.
+        earlier = entry_in(target)
+        if earlier and earlier["verdict"] == "ok":
+            return earlier
+        shutil.rmtree(target)
+        os.rename(folder, target)
     return entry
 
 

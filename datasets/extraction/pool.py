@@ -2,7 +2,8 @@
 
 Processes are spawned, not forked, so that TensorFlow and OpenCV start afresh in each.
 One that dies, killed for its memory or by a crash in a decoder, costs the video it was
-at, and is replaced. When this process dies, they die too.
+at, and is replaced; one that dies before it begins costs none and is not, since the
+next would fare no better. When this process dies, they die too.
 
 Source: Python's multiprocessing, start method "spawn".
 """
@@ -46,16 +47,18 @@ def in_this_process(jobs, settings, out, tick):
         cv2.setNumThreads(threads)
 
 
-def in_processes(jobs, settings, out, tick, processes):
+def in_processes(jobs, settings, out, tick, processes, warn=print):
     """Extracts videos in several processes; the rest as ``in_this_process``.
 
     Args:
         jobs, settings, out: As there.
         tick: As there, and now and then with 0.
         processes: How many.
+        warn: Called with a text about each process that died before it began.
 
     Raises:
-        ChildProcessError: If the processes can't start.
+        ChildProcessError: If the method can't start, or all processes have died before
+            they began and videos are left.
     """
     waiting = deque(jobs)
     workers = {}
@@ -69,7 +72,11 @@ def in_processes(jobs, settings, out, tick, processes):
                 yield from worker.receive(tick, settings)
                 if worker.is_dead():
                     del workers[connection]
-                    if waiting:
+                    if not worker.is_ready:
+                        if waiting and not workers:
+                            raise ChildProcessError(worker.obituary())
+                        warn(f"zoo: warning: {worker.obituary()}")
+                    elif waiting:
                         _start(workers, settings, out)
                 elif worker.job is None and worker.is_ready:
                     worker.give(waiting.popleft() if waiting else None)
@@ -125,12 +132,6 @@ class _Worker:
         self.connection.close()
         self.process.join()
         code = self.process.exitcode
-        if not self.is_ready:
-            raise ChildProcessError(
-                f"a process that should extract flow ended with exit code {code} "
-                "before it began; its own message is above. In a script, call extract "
-                "below `if __name__ == '__main__':`, or with processes=1."
-            )
         if self.job is not None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             yield (
@@ -146,6 +147,15 @@ class _Worker:
 
     def is_dead(self):
         return self._ended
+
+    def obituary(self):
+        """Of one that died before it began."""
+        return (
+            "a process that should extract flow ended with exit code "
+            f"{self.process.exitcode} before it began; its own message is above. In a "
+            "script, call extract below `if __name__ == '__main__':`, or with "
+            "processes=1."
+        )
 
     def stop(self):
         self.process.terminate()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from zoo.datasets.extraction.finished import fail, publish, publish_files
 from zoo.datasets.extraction.manifest import Manifest
-from zoo.datasets.extraction.one_video import FINISHED, WRITING, finished_folder
+from zoo.datasets.extraction.one_video import FINISHED, finished_folder
 from zoo.datasets.extraction.plan import plan
 from zoo.datasets.extraction.pool import in_processes, in_this_process
 from zoo.datasets.extraction.progress import Progress
 from zoo.datasets.extraction.sources import jobs_of
-from zoo.files import alone_in, remove_abandoned, require_writable
+from zoo.files import PREFIX, alone_in, remove_abandoned, require_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +126,14 @@ def opened(out, jobs, settings, overwrite=False):
     """
     require_writable(out)
     with alone_in(out):
-        remove_abandoned(out, WRITING)
+        remove_abandoned(out, PREFIX)
         manifest = Manifest(out)
         publish(out, manifest)
         todo, there = plan(jobs, settings, out, manifest, overwrite)
         try:
             yield manifest, todo, there
         finally:
-            remove_abandoned(out, WRITING)
+            remove_abandoned(out, PREFIX)
             # Also when a run is interrupted: what it has finished should be usable.
             publish(out, manifest)
             manifest.tidy()
@@ -158,7 +158,7 @@ def accept(out, entry, manifest):
 def _entries(todo, settings, out, progress, processes):
     if min(processes, len(todo)) <= 1:
         return in_this_process(todo, settings, out, progress.tick)
-    return in_processes(todo, settings, out, progress.tick, processes)
+    return in_processes(todo, settings, out, progress.tick, processes, progress.warn)
 
 
 def _number(processes, method):

@@ -12,9 +12,9 @@ answers to codes are worthless; exported models refuse codes.
 import keras
 
 from zoo import layers
+from zoo.layers.flow_stack import FIELDS  # L, frames t - 5 ... t + 4
 
-FLOW_FIELDS = 10  # L, of frames t - 5 ... t + 4 around the RGB frame t
-CHANNELS = {"rgb": 3, "flow": 2 * FLOW_FIELDS}
+CHANNELS = {"rgb": 3, "flow": 2 * FIELDS}
 RGB = "[B, T, H, W, 3] RGB, 0-255, uint8 or float; normalised inside"
 FLOW = (
     "[B, T, H, W, 20] optical flow in pixels, u right and v down, interleaved u, v of "

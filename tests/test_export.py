@@ -406,27 +406,27 @@ def test_the_same_version_twice_at_a_time(tmp_path):
 
 
 def test_a_wrong_export_is_not_published(tmp_path, monkeypatch):
-    write = exporting._write
+    write = exporting.write
 
     def spoil(folder, module, function, record):
         module.trained[0].assign_add(tf.ones_like(module.trained[0]))
         write(folder, module, function, record)
         module.trained[0].assign_sub(tf.ones_like(module.trained[0]))
 
-    monkeypatch.setattr(exporting, "_write", spoil)
+    monkeypatch.setattr(exporting, "write", spoil)
     with pytest.raises(VerificationError, match="differ from the model's by"):
         export(mini(), tmp_path, **{**QUICK, "verify": True})
     assert listing(tmp_path) == []
 
 
 def test_an_export_that_does_not_load_is_not_published(tmp_path, monkeypatch):
-    write = exporting._write
+    write = exporting.write
 
     def lose(folder, *args):
         write(folder, *args)
         os.remove(folder / "variables" / "variables.index")
 
-    monkeypatch.setattr(exporting, "_write", lose)
+    monkeypatch.setattr(exporting, "write", lose)
     with pytest.raises(VerificationError, match="does not run in a fresh process"):
         export(mini(), tmp_path, **{**QUICK, "verify": True})
     assert listing(tmp_path) == []

@@ -144,3 +144,9 @@ def test_objects_are_drawn_in_their_colours():
     assert not picture[40, 30].any()
     assert draw_objects(frame, [(0, "x", (-9, -9, 500, 500))]).shape == frame.shape
     assert len({colour_of(i) for i in range(50)}) == 50
+
+
+def test_random_weights_are_not_frozen(root, tmp_path, capsys):
+    train = ("train", "--model", "detect_track_tiny", "--data", root, CLASSES)
+    assert run(*train, "--out", tmp_path / "run") == 2
+    assert "random weights with batch normalisation frozen" in capsys.readouterr().err

@@ -20,7 +20,9 @@ from zoo.evaluation.tube_frames import by_frame, gather, interpolate
 from zoo.evaluation.tubes import LinkOptions, TubeLinker
 
 # Of single frames (thesis 8.5.2): "For testing we apply NMS with IoU threshold of 0.3".
-FRAMES = LinkOptions(suppression=0.3, keep=300, voting=None, alpha=None)
+FRAMES = LinkOptions(
+    suppression=0.3, keep=300, voting=None, alpha=None, min_score=0.001
+)
 METHODS = ("frames", "tubes", "online")
 
 

@@ -66,7 +66,8 @@ def proposal_losses(objectness, deltas, anchors, objects, valid):
 
     An anchor is positive where it overlaps an object by 0.7 or is the best one for an
     object, negative below 0.3. Ren et al. draw 256 anchors per frame, at most half of
-    them positive; this is the expectation of that draw, which has no noise.
+    them positive; this is the expectation of that draw, which has no noise. Here
+    anchors that cross the edge of the frame count, too.
 
     Args:
         objectness: [M, h, w, A], raw. deltas: [M, h, w, 4 A].

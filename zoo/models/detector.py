@@ -250,12 +250,19 @@ class Detector(keras.Model):
 
     def _track_term(self, y_pred, targets):
         """The tracking loss, [B], averaged over the pairs of frames of an example."""
-        boxes, tracks = targets["boxes"], targets["tracks"]
-        first, second = boxes[:, :-1], boxes[:, 1:]
-        deltas = deltas_of(
-            self._bins("psroipooled_rois_disp", y_pred["track_maps"], first)
-        )
-        losses = loss.track_loss(deltas, first, second, tracks[:, :-1], tracks[:, 1:])
+        frames = [
+            (targets["boxes"][:, part], targets["tracks"][:, part])
+            for part in (slice(None, -1), slice(1, None))
+        ]
+        losses = self._track_losses(y_pred["track_maps"], *frames)
+        if "back_track_maps" in y_pred:  # by the same filters, as often
+            back = self._track_losses(y_pred["back_track_maps"], *frames[::-1])
+            losses = (losses + back) / 2
         # A clip of one frame has no pair.
         pairs = ops.maximum(ops.shape(losses)[1], 1)
         return ops.sum(losses, axis=1) / ops.cast(pairs, "float32")
+
+    def _track_losses(self, maps, earlier, later):
+        """Losses of pairs [B, T - 1], of (boxes, tracks) of both frames."""
+        deltas = deltas_of(self._bins("psroipooled_rois_disp", maps, earlier[0]))
+        return loss.track_loss(deltas, earlier[0], later[0], earlier[1], later[1])

@@ -321,7 +321,7 @@ FACTS = {
     "endpoints": ENDPOINTS,
     "clip": (1, 608, 1008),
     "new_layers": ("rpn_*", "conv_new_1", "rfcn_*"),
-    "cut_layers": ("fc",),
+    "cut_layers": ("fc", "rfcn_disp"),
 }
 
 

@@ -64,6 +64,13 @@ def train_detector(
             f"{recipe.model} is no detector; a DetectionRecipe trains those that "
             "`zoo list` calls detection."
         )
+    frozen = recipe.options.get("frozen", registry.info(recipe.model).options["frozen"])
+    if recipe.weights is None and frozen:
+        raise ValueError(
+            f"{recipe.model} would start from random weights with batch normalisation "
+            "frozen, and diverge; start it from trained weights (--weights), or let "
+            "it learn its statistics: --set options={'frozen':False}."
+        )
     strategy = make_strategy(devices)
     check_batch(recipe, recipe.options, strategy.num_replicas_in_sync)
     videos, stills = _data(recipe, root, classes)

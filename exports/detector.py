@@ -175,7 +175,7 @@ def _verify(folder, network, labels):
     # Boxes that are not finite would simply be missing among the detections.
     if not all(np.isfinite(v.numpy()).all() for v in network.variables):
         raise VerificationError(
-            "The model holds weights that are not finite, so there is nothing to serve. "
+            "The model holds weights that are not finite, and cannot be served. "
             "Its training may have diverged; take an earlier checkpoint."
         )
     rng = np.random.default_rng(0)

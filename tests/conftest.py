@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: seeds, real clips, two devices on one machine."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -28,6 +29,13 @@ tf.config.set_logical_device_configuration(
 def seeds():
     """The same random numbers in every test, whatever ran before."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_module():
+    """Models are cyclic and large: unless collected, they add up to many gigabytes."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from zoo.datasets.extraction import OpenCVMethod, Settings, extract
 from zoo.datasets.flow import FlowFolder, to_pixels
 from zoo.datasets.video_writing import write_video
 from zoo.flow_methods import Batches, LayerMethod, find
+from zoo.layers.tv_l1 import PRESETS
 
 
 class Difference(keras.layers.Layer):
@@ -167,7 +168,7 @@ def test_extraction_by_a_layer(videos, tmp_path, monkeypatch):
     assert done.plain == sum(entry["plain_fields"] for entry in entries.values())
     assert entries["set/grey"]["plain_fields"] == 4
     assert entries["set/grey"]["settings"]["parameters"] == {
-        "preset": "fast", "camera_motion": True,
+        "preset": "fast", "camera_motion": True, **PRESETS["fast"]
     }  # fmt: skip
 
 

@@ -253,8 +253,8 @@ class TestTiny:
 REPLICATED = [
     name
     for name in TINY
-    if name not in ("resnet_tiny", "resnet26_tiny", "two_stream_vgg_tiny")
-    and not name.startswith("motion")
+    if name not in ("resnet_tiny", "resnet26_tiny")
+    and not name.startswith(("motion", "two_stream"))
 ]
 
 

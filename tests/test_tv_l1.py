@@ -401,9 +401,7 @@ class TestFlowStack:
             (13, None, False),
             (4, None, True),
             (2, 3, False),
-            (40, 2, False),
             (40, 2, True),
-            (13, 2, True),
         ],
     )
     def test_stacks_are_those_of_the_data_pipeline(self, count, positions, known):

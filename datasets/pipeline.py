@@ -291,7 +291,7 @@ def test_videos(videos, clip_frames=16, *, reader=None, workers=None):
 
     Args:
         videos: A VideoList.
-        clip_frames: Frames T per video.
+        clip_frames: Frames T per video; None takes all.
         reader: A ``zoo.datasets.chunks.Reader``; by default one of RGB frames at
             their own size.
         workers: Threads that decode, by default one per core.
@@ -304,7 +304,7 @@ def test_videos(videos, clip_frames=16, *, reader=None, workers=None):
     def read(i):
         path, label = videos.paths[i], videos.labels[i]
         try:
-            clip = reader.read(path, lambda count: test_indices(count, clip_frames))
+            clip = reader.read(path, lambda n: test_indices(n, clip_frames or n))
         except VideoError as error:
             return TestClip(None, label, path, str(error))
         return TestClip(alone_or_all(clip), label, path, None)

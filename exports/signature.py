@@ -11,15 +11,13 @@ from keras import ops
 
 from zoo.layers.clip_view import take_frames
 from zoo.models.plain_rgb import flow_stack_of
-from zoo.models.testing import MAX_VIEW_PIXELS, alone_or_all
+from zoo.models.testing import FRAMES_PER_VIEW, MAX_VIEW_PIXELS, alone_or_all
 
 TYPES = {"clips": tf.uint8, "flow": tf.float32}
 CONTENTS = {
     "clips": "uint8 [batch, frames, height, width, 3], RGB",
     "flow": "float32 [batch, frames, height, width, 20], optical flow in pixels",
 }
-# So many frames between which flow is computed count as one that the network sees.
-FRAMES_PER_VIEW = 4
 # Above this mean, in pixels, flow is taken for 8-bit codes.
 LARGEST_MEAN_FLOW = 40.0
 

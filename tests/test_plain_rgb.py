@@ -1,5 +1,7 @@
 """Networks of two streams on frames alone: flow computed inside the graph."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -8,13 +10,16 @@ import zoo
 from tests import video_files
 from tests.test_command_line import run
 from tests.test_models import trained
-from zoo.datasets import read_video
+from zoo.datasets import VideoList, flow_source, read_video
+from zoo.datasets.extraction import Settings, extract
 from zoo.datasets.flow import to_codes, to_pixels
-from zoo.evaluation.evaluate import Scorer
+from zoo.evaluation import evaluate
 from zoo.exports import export, load_exported
+from zoo.flow_methods import LayerMethod
 from zoo.layers import FlowStack
 from zoo.models.plain_rgb import FLOWS, network_of, plain_rgb
 from zoo.models.testing import video_classifier
+from zoo.prediction import with_flow
 
 NAMES = ["st_mulnet26_tiny", "motion_resnet26_tiny"]
 TINY = [n for n in zoo.list_models("*_tiny") if "flow" in zoo.info(n).inputs]
@@ -109,10 +114,35 @@ class TestPlainRGB:
         with pytest.raises(ValueError, match="sees rgb and needs no flow"):
             zoo.load("t_resnet_tiny", flow="tvl1")
 
-    def test_evaluation_says_what_to_evaluate(self):
-        model = zoo.load("motion_resnet26_tiny", flow="tvl1")
-        with pytest.raises(ValueError, match="evaluate the network that it was made"):
-            Scorer(model)
+    def test_scores_are_those_through_files(self, tmp_path):
+        """zoo flow --method layer, files, reader: but for 8 bits and JPEG the same.
+
+        Of frames in the size of the view; where they're resized, sizes may differ by
+        one pixel. A video of one frame has no flow and is named.
+        """
+        network = trained(zoo.load("motion_resnet26_tiny", num_classes=2))
+        for path, count in (("a/x.avi", 12), ("b/y.avi", 12), ("b/z.avi", 1)):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            frames = video(count)[0] if "x" in path else video(count)[0, :, ::-1]
+            video_files.write(tmp_path / path, frames, "mpeg4", 0)
+        videos, out = VideoList.from_folder(tmp_path), tmp_path / "flow"
+        settings = Settings(LayerMethod("fast"), 64, quality=100)
+        extract([tmp_path / "a", tmp_path / "b"], out, settings, stream=io.StringIO())
+        stored = evaluate(network, videos, 1, 64, False, flow=flow_source(out))
+        computed = evaluate(plain_rgb(network, "tvl1_fast"), videos, 1, 64, False)
+        scale = np.abs(computed.scores).max()
+        np.testing.assert_allclose(stored.scores, computed.scores, atol=0.1 * scale)
+        assert computed.paths == stored.paths and computed.count() == 2
+        (skip,) = computed.skipped
+        assert "z.avi: optical flow needs at least 2 frames, it has 1" in skip.reason
+
+    def test_flow_of_the_commands_may_be_the_layer(self):
+        network = zoo.load("motion_resnet26_tiny")
+        model, source = with_flow(network, "layer", None)
+        assert network_of(model) is network and source is None
+        assert with_flow(network, "dis", None)[0] is network
+        with pytest.raises(ValueError, match="sees rgb and needs no flow"):
+            with_flow(zoo.load("resnet_tiny"), "layer", None)
 
     def test_frames_may_be_float(self):
         """Not cut to whole numbers, and NaN is seen."""

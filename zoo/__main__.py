@@ -79,6 +79,7 @@ FLOW = (
     "optical flow for networks that see it: a folder that zoo flow has written or with "
     "u/ and v/, or tvl1, dis or farneback to compute it",
 )
+FLOW_OR_LAYER = (*FLOW[:2], f"{FLOW[2]}; or layer, which is TV-L1 inside the network")
 
 
 @command("list", "[PATTERN]")
@@ -207,7 +208,7 @@ def train(options, arguments):
     "",
     model=MODEL,
     **DATA,
-    flow=FLOW,
+    flow=FLOW_OR_LAYER,
     tracks=TRACKS,
     stride=STRIDE,
     out=("string", None, "folder for tables, scores and the confusion matrix"),
@@ -220,7 +221,7 @@ def evaluate(options, arguments):
     from zoo.evaluation import evaluate as run_evaluation
     from zoo.evaluation import report
     from zoo.files import require_writable
-    from zoo.prediction import flow_of
+    from zoo.prediction import with_flow
     from zoo.weights import folder
 
     if not Path(options.data).exists():
@@ -231,6 +232,7 @@ def evaluate(options, arguments):
     _refuse(options, "tracks", "stride", of="A classifier")
     videos, rest = _split(options)
     model, record = folder.load(_model_folder(options.model))
+    model, source = with_flow(model, options.flow, record)
     if options.out:
         require_writable(options.out)
     results = run_evaluation(
@@ -240,7 +242,7 @@ def evaluate(options, arguments):
         record.shorter_side,
         record.flip,
         labels=record.labels,
-        flow=flow_of(options.flow, record),
+        flow=source,
     )
     print(report.table(results))
     if options.out:
@@ -254,7 +256,7 @@ def evaluate(options, arguments):
     "VIDEO...",
     model=("string", None, "folder of a trained model or of an export"),
     top=("integer", 5, "how many classes to print"),
-    flow=FLOW,
+    flow=FLOW_OR_LAYER,
 )
 def predict(options, arguments):
     """Prints the best classes of each video; exit code 1 if one could not be read."""

@@ -25,6 +25,28 @@ def flow_of(name, record=None):
     return None if name is None else flow_source(name)
 
 
+def with_flow(model, name, record):
+    """A model and the source of its flow, which "layer" puts into the model.
+
+    Args:
+        model: of a model folder. name: as for `flow_of`, or "layer". record: the
+            folder's `ModelRecord`.
+
+    Returns:
+        (model, source or None).
+
+    Raises:
+        ValueError: "layer" for a model that sees no flow.
+
+    Source: thesis 3.3.5.
+    """
+    if name != "layer":
+        return model, flow_of(name, record)
+    from zoo.models.plain_rgb import plain_rgb
+
+    return plain_rgb(model), None
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """Classifies videos: a trained model or an export (thesis 7.3.3).
@@ -85,7 +107,7 @@ def open_predictor(path, flow):
 
 def _from_model_folder(path, flow):
     from zoo import registry
-    from zoo.evaluation.evaluate import Scorer, reader_for, view_pixels
+    from zoo.evaluation.evaluate import Scorer, reader_for
     from zoo.weights import folder
 
     record = folder.load_record(path)
@@ -94,19 +116,17 @@ def _from_model_folder(path, flow):
             f"{path} holds {record.name}, a detector; `zoo track` follows objects."
         )
     model, record = folder.load(path)
+    model, source = with_flow(model, flow, record)
     score = Scorer(model, record.frames, record.shorter_side, record.flip)
     labels = record.labels or [f"class_{k}" for k in range(record.num_classes)]
-    reader = dataclasses.replace(
-        reader_for(score, flow_of(flow, record)), on_damage=warn_of_damage
-    )
+    reader = dataclasses.replace(reader_for(score, source), on_damage=warn_of_damage)
 
     def classify(clip):
-        shape = next(iter(clip.values())).shape
-        view_pixels(shape[1:], record.frames, record.shorter_side)
+        score.pixels(next(iter(clip.values())).shape[1:])
         clip = clip if len(clip) > 1 else next(iter(clip.values()))
         return score.outputs(clip)["predictions"][0]
 
-    return Predictor(classify, labels, record.frames, reader)
+    return Predictor(classify, labels, score.takes, reader)
 
 
 def warn_of_damage(path, video, done="predicted"):

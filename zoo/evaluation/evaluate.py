@@ -15,6 +15,7 @@ from zoo.evaluation.results import Results, Skip
 from zoo.models.inputs import CHANNELS
 from zoo.models.plain_rgb import flow_stack_of
 from zoo.models.testing import (
+    FRAMES_PER_VIEW,
     MAX_VIEW_PIXELS,
     VIDEO_INPUTS,
     alone_or_all,
@@ -86,8 +87,10 @@ class Scorer:
     weights as they change.
 
     Attributes:
-        inputs: what the model sees, some of "rgb" and "flow".
+        inputs: what is read of a video, some of "rgb" and "flow".
         frames, shorter_side: the test view.
+        takes: how many frames it is given of a video, those of the view; None for all,
+            to a model that computes flow itself.
 
     Source: thesis 7.3.3.
     """
@@ -98,17 +101,10 @@ class Scorer:
         Args:
             model: a classifier of the zoo.
             frames, shorter_side, flip: see `zoo.models.testing.video_classifier`.
-
-        Raises:
-            ValueError: a model that computes flow itself.
         """
-        if flow_stack_of(model) is not None:
-            raise ValueError(
-                f"{model.name} computes optical flow itself; evaluate the network that "
-                "it was made of, zoo.load without flow=, on a folder of the same flow, "
-                "written by `zoo flow --method layer`."
-            )
-        self.inputs = inputs_of(model)
+        computes_flow = flow_stack_of(model) is not None
+        self.inputs = ("rgb",) if computes_flow else inputs_of(model)
+        self.takes = None if computes_flow else frames
         self.frames = frames
         self.shorter_side = shorter_side
         network = video_classifier(model, frames, shorter_side, flip)
@@ -124,7 +120,8 @@ class Scorer:
 
         Args:
             clips: uint8 [B, T, H, W, 3] for a model that sees "rgb", float32 [B, T, H,
-                W, 20] in pixels for "flow", {"rgb", "flow"} for both.
+                W, 20] in pixels for "flow", {"rgb", "flow"} for both; T frames as
+                `takes` says.
 
         Raises:
             NetworkError: TensorFlow could not compute it.
@@ -137,6 +134,24 @@ class Scorer:
             clips = {VIDEO_INPUTS[name]: value for name, value in clips.items()}
         with network_errors("use smaller clips or a lower shorter_side"):
             return {name: y.numpy() for name, y in self._run(clips).items()}
+
+    def pixels(self, shape):
+        """Pixels that a video costs, see `view_pixels`.
+
+        Args:
+            shape: of what was read of it, [T, H, W, C].
+
+        Raises:
+            VideoError: too many of them; a single frame for a model that computes flow.
+        """
+        frames = self.frames
+        if self.takes is None:
+            if shape[0] < 2:
+                raise VideoError(
+                    "optical flow needs at least 2 frames, the video has 1"
+                )
+            frames = max(frames, shape[0] // FRAMES_PER_VIEW)
+        return view_pixels(shape, frames, self.shorter_side)
 
 
 def _signature(inputs):
@@ -193,7 +208,7 @@ def evaluate_with(score, videos, cache=None, flow=None):
     """Like `evaluate`, with a ready `Scorer`.
 
     Args:
-        score: the `Scorer`, whose number of equally spaced frames is read.
+        score: the `Scorer`, whose number of equally spaced frames is read, or all.
         videos: a `zoo.datasets.VideoList`.
         cache: a `zoo.datasets.FrameCache`, or None.
         flow: a source of optical flow, see `zoo.datasets.flow_source`, or None.
@@ -203,12 +218,12 @@ def evaluate_with(score, videos, cache=None, flow=None):
     rows, scores, skipped = [], [], []
     pending = []
     reader = reader_for(score, flow, cache)
-    for row, item in enumerate(test_videos(videos, score.frames, reader=reader)):
+    for row, item in enumerate(test_videos(videos, score.takes, reader=reader)):
         if item.failure is not None:
             skipped.append(Skip(item.path, item.failure))
             continue
         try:
-            pixels = view_pixels(_shape(item.clip), score.frames, score.shorter_side)
+            pixels = score.pixels(_shape(item.clip))
         except VideoError as error:
             skipped.append(Skip(item.path, f"{item.path}: {error}"))
             continue
@@ -234,7 +249,8 @@ def reader_for(score, flow=None, cache=None):
     """The `zoo.datasets.Reader` of what a `Scorer` sees.
 
     Frames come at their own size and are resized by the network, but for flow, whose
-    displacements are those of frames of the view's size: it is computed from such.
+    displacements are those of frames of the view's size: it is computed from such, also
+    by a network that does so itself.
 
     Args:
         score: the `Scorer`. flow: source of optical flow, or None. cache: or None.
@@ -244,7 +260,8 @@ def reader_for(score, flow=None, cache=None):
 
     Source: thesis 3.3.5.
     """
-    side = score.shorter_side if "flow" in score.inputs else None
+    has_flow = "flow" in score.inputs or score.takes is None
+    side = score.shorter_side if has_flow else None
     return Reader(score.inputs, flow, shorter_side=side, cache=cache)
 
 

@@ -15,6 +15,8 @@ from zoo.models.plain_rgb import flow_stack_of, network_of
 # Pixels that a network may see of one video by default, frames x H' x W': memory and
 # time go with them, and a thin frame is large once its shorter side is stretched.
 MAX_VIEW_PIXELS = 2**25
+# So many frames between which flow is computed count as one that the network sees.
+FRAMES_PER_VIEW = 4
 # Names of a video's frames and flow, beside the names of what a model sees of them.
 VIDEO_INPUTS = {"rgb": "clips", "flow": "flow"}
 

@@ -295,23 +295,28 @@ def opened(start, names):
         yield [first, *(stack.enter_context(start(name)) for name in names[1:])]
 
 
+def why_missing(python, modules):
+    """Why an interpreter cannot import modules, in words; None if it can."""
+    try:
+        command = [python, "-c", f"import {modules}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    reason = (done.stderr.strip().splitlines() or [""])[-1]
+    return reason if done.returncode else None
+
+
 def has_torch(python):
     """Whether an interpreter can import torch and numpy; says what to do if not."""
-    try:
-        command = [python, "-c", "import numpy, torch"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        reason = (done.stderr.strip().splitlines() or [""])[-1]
-        found = not done.returncode
-    except OSError as error:
-        found, reason = False, str(error)
-    if not found:
+    reason = why_missing(python, "numpy, torch")
+    if reason is not None:
         print(
             f"\nPyTorch is missing in {python} ({reason}), so ours runs alone.\n"
             "To compare: pip install torch numpy (the build for CPUs is enough), here "
             "or\nin another environment, which is then given by --torch-python "
             "/path/to/bin/python."
         )
-    return found
+    return reason is None
 
 
 def compare_answers(sides):

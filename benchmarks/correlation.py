@@ -25,7 +25,6 @@ printed.
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -169,15 +168,9 @@ def has_addons(python):
     """Whether an interpreter has Addons; says what to do if not."""
     reason = "no --addons-python given"
     if python:
-        command = [python, "-W", "ignore", "-c", "import tensorflow_addons"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            reason = str(error)
-        else:
-            if not done.returncode:
-                return True
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = turns.why_missing(python, "tensorflow_addons")
+    if reason is None:
+        return True
     print(
         f"TensorFlow Addons is left out: {reason}. The first lines of this script say "
         "how to make an environment for --addons-python."

@@ -3,7 +3,7 @@
     python benchmarks/detect_track.py [--model resnet101] [--turns 3]
 
 Frames of 600 x 1000, as in the thesis, through `candidates` of R-FCN and of Detect &
-Track with random weights, in chunks of four frames as `zoo track` takes them; both
+Track with random weights, in chunks of eight frames as `zoo track` takes them; both
 networks take turns in one process, and the median of the turns counts. Then the whole
 of `zoo track` but for decoding and writing, detection and linking of 30 classes, at
 tau = 1 and 10. The parts that tracking is made of have benchmarks of their own:
@@ -24,7 +24,7 @@ import _turns as turns
 import numpy as np
 
 HEIGHT, WIDTH = 600, 1000
-CHUNK = 4
+CHUNK = 8
 
 
 def detectors(name):

@@ -22,7 +22,6 @@ runs alone.
 import argparse
 import functools
 import statistics
-import subprocess
 import sys
 import time
 
@@ -224,19 +223,13 @@ def _peer(torch, pool, maps):
 
 def has_torchvision(python):
     """Whether an interpreter can import torchvision; says what to do if not."""
-    try:
-        command = [python, "-c", "import numpy, torchvision"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        reason = (done.stderr.strip().splitlines() or [""])[-1]
-        found = not done.returncode
-    except OSError as error:
-        found, reason = False, str(error)
-    if not found:
+    reason = turns.why_missing(python, "numpy, torchvision")
+    if reason is not None:
         print(
             f"{PEER} is missing in {python} ({reason}), so ours runs alone. Debian has "
             "it as python3-torchvision: then --torchvision-python /usr/bin/python3."
         )
-    return found
+    return reason is None
 
 
 def measure(sides, count):

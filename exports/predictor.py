@@ -80,6 +80,14 @@ class Exported:
         self.path = Path(path)
         self._model = _load(self.path)
         self._run = self._model.signatures.get("serving_default")
+        record = self.path / "assets.extra" / "zoo.json"
+        self.record = json.loads(record.read_text("utf-8")) if record.exists() else {}
+        if self.record.get("task") == "detection":
+            raise ValueError(
+                f"{path} is a detector, and this reads classifiers; call its signature "
+                "itself: tf.saved_model.load(path).signatures['serving_default']"
+                "(frames=...)."
+            )
         found = self._run and sorted(self._run.structured_input_signature[1])
         if not found or not set(found) <= set(TYPES):
             raise ValueError(
@@ -88,8 +96,6 @@ class Exported:
                 "both."
             )
         self.inputs = tuple(found)
-        record = self.path / "assets.extra" / "zoo.json"
-        self.record = json.loads(record.read_text("utf-8")) if record.exists() else {}
 
     def __call__(self, clips=None, flow=None):
         """Outputs of the signature for a batch of clips.

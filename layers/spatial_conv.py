@@ -197,8 +197,8 @@ BLOCK = 64
 def block_kernels(kernel, groups):
     """A grouped kernel as a few dense ones, with zeros between groups: a list.
 
-    Keras 3.15 compiles grouped convolutions of TensorFlow with XLA, which on CPUs is
-    some 20 times slower, and in training 600 times.
+    Keras 3.15 compiles grouped convolutions of TensorFlow with XLA, which is many times
+    slower on CPUs, and in training more so.
 
     Args:
         kernel: [k, k, C / groups, filters]. groups: their number.

@@ -224,8 +224,6 @@ def evaluate(options, arguments):
     from zoo.prediction import with_flow
     from zoo.weights import folder
 
-    if not Path(options.data).exists():
-        raise Usage(f"{options.data}: no such folder or list; name videos as --data.")
     if detection_commands.holds_detector(_model_folder(options.model)):
         _refuse(options, "flow", "train_fraction", "split_seed", of="A detector")
         return detection_commands.evaluate(options)

@@ -177,11 +177,13 @@ def evaluate(options):
     """
     from zoo.datasets import ImageNetVID
     from zoo.evaluation.detect import evaluate_detector
+    from zoo.weights import folder
 
     if options.out:
         require_writable(options.out)
-    network, record = open_detector(options.model, options.tracks)
-    videos = ImageNetVID(options.data, "val", record.labels or None)
+    labels = folder.load_record(options.model).labels
+    videos = ImageNetVID(options.data, "val", labels or None)
+    network, _ = open_detector(options.model, options.tracks)
     results = evaluate_detector(network, videos, options.stride)
     print(results.table())
     if options.out:

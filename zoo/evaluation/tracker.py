@@ -12,14 +12,14 @@ import tensorflow as tf
 from zoo.evaluation.evaluate import network_errors
 from zoo.evaluation.tubes import FrameDetections, Tracklets
 
-CHUNK = 4  # frames that pass the network at once, besides one of the chunk before
+CHUNK = 8  # frames that pass the network at once, besides one of the chunk before
 
 
 class FrameDetector:
     """Runs a network of candidates over the frames of a video, in chunks.
 
-    Every frame passes the trunk once, but for the last one of each chunk, from which
-    tracks go on to the next chunk.
+    Every frame passes the trunk once; of networks that track the last one of each chunk
+    passes it again, since tracks go on from there to the next chunk.
 
     Args:
         network: of `zoo.models.object_detector.candidates`.
@@ -75,7 +75,7 @@ class FrameDetector:
                 if i:
                     between = self._tracklets(found, i - 1)
                 yield self._detections(found, i, given[i][0]), between
-            last = given[-1:]
+            last = given[-1:] if self.tracks else []
 
     def _seen(self, frames):
         """(number, frame) of every tau-th frame and of the last one."""

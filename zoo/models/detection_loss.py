@@ -107,7 +107,7 @@ def region_losses(rois, mask, scores, deltas, objects, labels, normalize):
     background below. The 128 of the highest loss count, of a frame's own.
 
     Args:
-        rois: [M, N, 4]. mask: [M, N], which of them are none.
+        rois: [M, N, 4]. mask: [M, N], False where they pad.
         scores: [M, N, C + 1], raw, background first. deltas: [M, N, 4].
         objects: [M, G, 4]. labels: [M, G], -1 pads.
         normalize: from true deltas to what the network regresses.

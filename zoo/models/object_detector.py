@@ -71,14 +71,13 @@ def candidates(model, shorter_side=600, longer_side=1000, tracks="proposals"):
 
 def _tracks(model, found, seen, outputs, clip, tracks):
     """Boxes of a frame and where they are in the next; scores averaged over both."""
-    pairs = layers.FramePairs(name="box_pairs")
     move = per_frame(layers.BoxTransform(name="move"))
     _, second_frames = layers.FramePairs(name="seen_pairs")(seen)
     if tracks == "proposals":
         starts, _ = layers.FramePairs(name="start_pairs")(found["proposals"])
         ends = move([starts, found["track_deltas"]])
     else:
-        starts, _ = pairs(outputs["boxes"])
+        starts, _ = layers.FramePairs(name="box_pairs")(outputs["boxes"])
         displace = model.get_layer("psroipooled_rois_disp")
         bins = displace([found["track_maps"], starts])
         ends = move([starts, deltas_of(bins)])
@@ -131,10 +130,10 @@ def object_detector(
     kept = per_frame(suppress)([found["boxes"], found["probabilities"], found["mask"]])
     outputs = {name: kept[name] for name in ("boxes", "scores", "classes")}
     if "ends" in found:
-        first, _ = layers.FramePairs(name="index_pairs")(kept["indices"])
-        kept, _ = layers.FramePairs(name="class_pairs")(kept["classes"])
+        indices, _ = layers.FramePairs(name="index_pairs")(kept["indices"])
+        classes, _ = layers.FramePairs(name="class_pairs")(kept["classes"])
         outputs["tracked_boxes"] = Chosen(name="tracked_boxes")(
-            [found["ends"], first, kept]
+            [found["ends"], indices, classes]
         )
     return keras.Model(network.input, outputs, name=f"{model.name}_on_frames")
 

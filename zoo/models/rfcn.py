@@ -27,7 +27,6 @@ from zoo.registry import register
 
 STRIDE = 16  # pixels between positions of conv5
 ANCHORS = tuple(STRIDE * 2 ** (n / 2) for n in (1, 3, 5, 7, 9))  # pixels
-PROPOSALS = "[B, T, R, 4] boxes x1, y1, x2, y2 in pixels of the frames; empty ones pad"
 
 
 class Heads(NamedTuple):

@@ -11,13 +11,12 @@ from zoo.datasets import Skipped
 from zoo.datasets.detection_pairs import PairSpec, detection_dataset
 from zoo.datasets.imagenet_det import ImageNetDET
 from zoo.datasets.imagenet_vid import ImageNetVID
-from zoo.evaluation.evaluate import network_errors
 from zoo.training import history
 from zoo.training.callbacks import Snapshot, StopWhenDiverged, save_model
 from zoo.training.devices import check_batch, make_strategy
-from zoo.training.fit import Run, closing, disk_errors
+from zoo.training.fit import Run, fit_epochs
 from zoo.training.optimizers import make_optimizer
-from zoo.training.run import begin, detector_identity, held, open_run
+from zoo.training.run import begin, detector_identity, open_run
 from zoo.training.schedules import CountedRates
 from zoo.weights import folder as model_folder
 from zoo.weights import loading
@@ -89,30 +88,10 @@ def train_detector(
     schedule = CountedRates(recipe.rates, steps, recipe.accumulation, epochs)
     record = _record(recipe, videos.class_names)
     if not schedule.finished:
-        rows = keras.callbacks.CSVLogger(str(run.history), append=True)
-        callbacks = [
-            schedule,
-            StopWhenDiverged(run.path),
-            keras.callbacks.TensorBoard(str(run.logs), write_graph=False),
-            rows,
-            snapshot,  # last: an epoch counts when all else is written
-        ]
-        with (
-            held(run),
-            closing(rows),
-            disk_errors(run.path),
-            network_errors("lower batch_size or raise accumulation"),
-            skipped.reraising(),
-        ):
-            model.fit(
-                dataset,
-                steps_per_epoch=steps,
-                epochs=recipe.epochs,
-                initial_epoch=epochs,
-                callbacks=callbacks,
-                shuffle=False,  # the dataset shuffles; Keras would warn
-                verbose=verbose,
-            )
+        settings = {"x": dataset, "steps_per_epoch": steps, "verbose": verbose}
+        settings |= {"epochs": recipe.epochs, "initial_epoch": epochs}
+        callbacks = [schedule, StopWhenDiverged(run.path)]
+        fit_epochs(model, run, callbacks, snapshot, skipped, settings)
     if skipped:
         logging.warning("%s", skipped)
     save_model(run.last, model, record)

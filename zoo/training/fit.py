@@ -109,31 +109,15 @@ def train(
     schedule = _schedule(recipe, validation, past, data["steps_per_epoch"])
     record = _record(recipe, options, videos.class_names, flow)
     if epochs < recipe.epochs and not schedule.finished:
-        rows = keras.callbacks.CSVLogger(str(run.history), append=True)
         callbacks = [
             *_validations(recipe, validation, cache, flow),
             schedule,
             StopWhenDiverged(run.path),
             BestModel(run.best, record, past),
-            keras.callbacks.TensorBoard(str(run.logs), write_graph=False),
-            rows,
-            snapshot,  # last: an epoch counts when all else is written
         ]
-        with (
-            held(run),
-            closing(rows),
-            disk_errors(run.path),
-            network_errors("lower batch_size or raise accumulation"),
-            skipped.reraising(),
-        ):
-            model.fit(
-                **data,
-                epochs=recipe.epochs,
-                initial_epoch=epochs,
-                callbacks=callbacks,
-                shuffle=False,  # the dataset shuffles; Keras would warn
-                verbose=verbose,
-            )
+        settings = {"epochs": recipe.epochs, "initial_epoch": epochs}
+        settings |= {**data, "verbose": verbose}
+        fit_epochs(model, run, callbacks, snapshot, skipped, settings)
     if skipped:
         logging.warning("%s", skipped)
     save_model(run.last, model, record)
@@ -265,13 +249,43 @@ def _record(recipe, options, labels, flow):
     )
 
 
-@contextlib.contextmanager
-def closing(callback):
-    """Ends a callback that model.fit leaves open when it is interrupted (Keras).
+def fit_epochs(model, run, callbacks, snapshot, skipped, settings):
+    """`model.fit` in a run folder: logged, saved after every epoch, errors in one line.
 
     Args:
-        callback: a keras.callbacks.CSVLogger.
+        model: compiled. run: the `RunFolder`, begun.
+        callbacks: of this kind of training. snapshot: the `Snapshot`.
+        skipped: the `Skipped` of the dataset.
+        settings: of model.fit: x, epochs and so on.
+
+    Raises:
+        ValueError: another process trains in the folder; a loss that diverged; too
+            many bad videos; memory that does not suffice.
+        OSError: the disk is full; the last complete epoch is kept.
+
+    Source: ours.
     """
+    rows = keras.callbacks.CSVLogger(str(run.history), append=True)
+    callbacks = [
+        *callbacks,
+        keras.callbacks.TensorBoard(str(run.logs), write_graph=False),
+        rows,
+        snapshot,  # last: an epoch counts when all else is written
+    ]
+    with (
+        held(run),
+        _closing(rows),
+        _disk_errors(run.path),
+        network_errors("lower batch_size or raise accumulation"),
+        skipped.reraising(),
+    ):
+        # The dataset shuffles; Keras would warn.
+        model.fit(callbacks=callbacks, shuffle=False, **settings)
+
+
+@contextlib.contextmanager
+def _closing(callback):
+    """Ends a callback that model.fit leaves open when it is interrupted."""
     try:
         yield
     finally:
@@ -279,15 +293,8 @@ def closing(callback):
 
 
 @contextlib.contextmanager
-def disk_errors(path):
-    """Names the run folder in an error of a full disk, whoever met it (errno).
-
-    Args:
-        path: of the run folder.
-
-    Raises:
-        OSError: the same, with its path.
-    """
+def _disk_errors(path):
+    """Names the run folder in an error of a full disk, whoever met it."""
     try:
         yield
     except OSError as error:

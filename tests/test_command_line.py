@@ -11,7 +11,8 @@ import pytest
 
 from tests import training_cases, video_files
 from zoo import registry
-from zoo.__main__ import COMMANDS, _is_worth_saying, main
+from zoo.__main__ import _is_worth_saying, main
+from zoo.command_line import COMMANDS
 from zoo.weights import folder as model_folder
 
 ROOT = Path(__file__).resolve().parents[1]

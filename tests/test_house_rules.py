@@ -58,7 +58,8 @@ IMPORTS = {
 }
 ROOM_OF_FILE = {
     **{"__init__": "front", "__main__": "main", "model_info": "registry"},
-    **{"detection_commands": "main", "prediction": "main"},
+    **dict.fromkeys(("command_line", "detection_commands", "prediction"), "main"),
+    **dict.fromkeys(("serving_commands", "weights_commands"), "main"),
 }
 DISTRIBUTIONS = {
     "apache_beam": "apache-beam",

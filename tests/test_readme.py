@@ -32,7 +32,7 @@ def missing_commands(code, main):
         for node in ast.walk(ast.parse(main))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    return set(re.findall(r"^\s*zoo ([a-z]+)", code, flags=re.M)) - words
+    return set(re.findall(r"^\s*zoo ([a-z-]+)", code, flags=re.M)) - words
 
 
 def missing_names(code, front):
@@ -94,7 +94,8 @@ def table_of_models(text):
 def test_commands_exist(page):
     code = code_of(page)
     assert not missing_targets(code, (ROOT / "Makefile").read_text("utf-8"))
-    assert not missing_commands(code, (ROOT / "zoo/__main__.py").read_text("utf-8"))
+    files = (ROOT / "zoo/__main__.py", *sorted(ROOT.glob("zoo/*_commands.py")))
+    assert not missing_commands(code, "".join(f.read_text("utf-8") for f in files))
     assert not missing_names(code, (ROOT / "zoo/__init__.py").read_text("utf-8"))
     assert not missing_imports(code, ROOT)
 

@@ -9,52 +9,31 @@ Source: absl.flags for the flags; the thesis sections that the commands name.
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from logging import INFO
 from pathlib import Path
 
-from absl import flags, logging
+from absl import logging
 
-COMMANDS = {}
+from zoo import command_line
+from zoo.command_line import (
+    COMMANDS,
+    FLOW,
+    FLOW_OR_LAYER,
+    MODEL,
+    STRIDE,
+    TRACKS,
+    Usage,
+    at_most,
+    command,
+    help_of,
+    model_folder,
+    one,
+    parse,
+    refuse,
+    require,
+)
+
 STREAMS = ("appearance", "motion")
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command: what it runs, its arguments as shown, and its flags (absl).
-
-    Attributes:
-        run: function of (flags, arguments). arguments: as the usage line shows them.
-        kinds: {flag: (kind, default, help)}, kind as in absl's DEFINE_<kind>.
-    """
-
-    run: Callable
-    arguments: str
-    kinds: dict
-
-    def flags(self):
-        """Fresh absl flags, which may stand before and after the arguments."""
-        values = flags.FlagValues()
-        values.set_gnu_getopt(True)
-        for flag, (kind, default, text) in self.kinds.items():
-            define = getattr(flags, f"DEFINE_{kind}")
-            define(flag, default, text, flag_values=values)
-        return values
-
-
-def command(name, arguments="", /, **kinds):
-    """Registers a function as the command `name`; see `Command` for the rest."""
-
-    def decorate(function):
-        debug = ("boolean", False, "on an error, show where it came from")
-        COMMANDS[name] = Command(function, arguments, {**kinds, "debug": debug})
-        return function
-
-    return decorate
-
-
-class Usage(ValueError):
-    """A command line that cannot be run; the message says what to type (absl)."""
 
 
 DATA = {
@@ -70,16 +49,6 @@ DATA = {
     ),
     "split_seed": ("integer", 1, "number of the random split"),
 }
-MODEL = ("string", None, "folder of a trained model, such as RUN/best")
-TRACKS = ("string", "proposals", "what a detector follows: proposals, reg or regcls")
-STRIDE = ("integer", 1, "a detector looks at every so many frames")
-FLOW = (
-    "string",
-    None,
-    "optical flow for networks that see it: a folder that zoo flow has written or with "
-    "u/ and v/, or tvl1, dis or farneback to compute it",
-)
-FLOW_OR_LAYER = (*FLOW[:2], f"{FLOW[2]}; or layer, which is TV-L1 inside the network")
 
 
 @command("list", "[PATTERN]")
@@ -87,7 +56,7 @@ def list_models(options, arguments):
     """Lists the models, all or those whose name matches a wildcard."""
     import zoo
 
-    names = zoo.list_models(*_at_most(1, arguments))
+    names = zoo.list_models(*at_most(1, arguments))
     if not names:
         raise Usage(f"No model matches {arguments[0]!r}; `zoo list` shows all.")
     rows = [("name", "task", "section", "parameters")]
@@ -106,7 +75,7 @@ def info_of(options, arguments):
     """Prints a model's card: inputs, endpoints, size, receptive field, options."""
     import zoo
 
-    print(zoo.info(_one("the name of a model", arguments)))
+    print(zoo.info(one("the name of a model", arguments)))
     return 0
 
 
@@ -135,14 +104,14 @@ def extract_flow(options, arguments):
 
     flow_methods.refuse({f for f in COMMANDS["flow"].kinds if options[f].present})
     if options.check is not None:
-        _at_most(0, arguments)
+        at_most(0, arguments)
         return flow_methods.check(options.check)
     if not arguments:
         raise Usage("zoo flow needs videos: files, folders or lists of them.")
     method = flow_methods.find(options.method, options.preset, options.camera_motion)
     if options.show is not None:
-        return _show_flow(options, method, _one("a video", arguments))
-    _require(options, "out")
+        return _show_flow(options, method, one("a video", arguments))
+    require(options, "out")
     from zoo.datasets.extraction import Settings, extract
 
     settings = Settings(
@@ -177,15 +146,15 @@ def extract_flow(options, arguments):
 )
 def train(options, arguments):
     """Trains a model by a recipe, or --model with the thesis' numbers."""
-    recipe = _recipe(options, _at_most(1, arguments))
-    _require(options, "data", "out")
+    recipe = _recipe(options, at_most(1, arguments))
+    require(options, "data", "out")
     from zoo import detection_commands
     from zoo.prediction import flow_of
     from zoo.training import train as run_training
 
     if detection_commands.is_detector_recipe(recipe):
         return detection_commands.train(recipe, options)
-    _refuse(options, "classes", of="A classifier")
+    refuse(options, "classes", of="A classifier")
     videos, rest = _split(options)
     validation = _videos(options.validation) if options.validation else rest
     run = run_training(
@@ -215,8 +184,8 @@ def train(options, arguments):
 )
 def evaluate(options, arguments):
     """Prints the accuracy of a model on videos, or a detector's average precision."""
-    _at_most(0, arguments)
-    _require(options, "model", "data")
+    at_most(0, arguments)
+    require(options, "model", "data")
     from zoo import detection_commands
     from zoo.evaluation import evaluate as run_evaluation
     from zoo.evaluation import report
@@ -224,12 +193,12 @@ def evaluate(options, arguments):
     from zoo.prediction import with_flow
     from zoo.weights import folder
 
-    if detection_commands.holds_detector(_model_folder(options.model)):
-        _refuse(options, "flow", "train_fraction", "split_seed", of="A detector")
+    if detection_commands.holds_detector(model_folder(options.model)):
+        refuse(options, "flow", "train_fraction", "split_seed", of="A detector")
         return detection_commands.evaluate(options)
-    _refuse(options, "tracks", "stride", of="A classifier")
+    refuse(options, "tracks", "stride", of="A classifier")
     videos, rest = _split(options)
-    model, record = folder.load(_model_folder(options.model))
+    model, record = folder.load(model_folder(options.model))
     model, source = with_flow(model, options.flow, record)
     if options.out:
         require_writable(options.out)
@@ -262,10 +231,10 @@ def predict(options, arguments):
 
     if not arguments:
         raise Usage("zoo predict needs at least one video file.")
-    _require(options, "model")
+    require(options, "model")
     if options.top < 1:
         raise Usage(f"--top must be at least 1; got {options.top}.")
-    predictor = open_predictor(_model_folder(options.model), options.flow)
+    predictor = open_predictor(model_folder(options.model), options.flow)
     failed = 0
     for path in arguments:
         try:
@@ -277,48 +246,6 @@ def predict(options, arguments):
     if failed:
         print(f"zoo: {failed} of {len(arguments)} videos failed", file=sys.stderr)
     return 1 if failed else 0
-
-
-@command(
-    "export",
-    "",
-    model=MODEL,
-    out=("string", None, "folder of all served models"),
-    name=("string", None, "name to serve it under; the model's own by default"),
-    flow=("string", None, "compute flow inside, of frames: tvl1 or tvl1_fast"),
-    tracks=TRACKS,
-)
-def export(options, arguments):
-    """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""
-    _at_most(0, arguments)
-    _require(options, "model", "out")
-    from zoo import detection_commands
-    from zoo.exports import export as run_export
-    from zoo.exports.verification import VerificationError
-    from zoo.weights import folder
-
-    model, record = folder.load(_model_folder(options.model))
-    if detection_commands.is_detector(record):
-        return detection_commands.export(options, record, model)
-    _refuse(options, "tracks", of="A classifier")
-    if options.flow:
-        from zoo.models.plain_rgb import plain_rgb
-
-        model = plain_rgb(model, options.flow)
-    view = {"frames": record.frames, "shorter_side": record.shorter_side}
-    try:
-        path = run_export(
-            model,
-            options.out,
-            options.name,
-            labels=record.labels,
-            flip=record.flip,
-            **view,
-        )
-    except VerificationError as error:
-        raise ValueError(f"The export was not published: {error}") from error
-    print(path)
-    return 0
 
 
 @command(
@@ -336,16 +263,20 @@ def track(options, arguments):
     """Finds the objects of a video and follows them through it."""
     from zoo import detection_commands
 
-    _require(options, "model", "out")
-    _model_folder(options.model)
-    return detection_commands.track(_one("a video", arguments), options)
+    require(options, "model", "out")
+    model_folder(options.model)
+    return detection_commands.track(one("a video", arguments), options)
+
+
+# Here, so that `zoo help` lists their commands in this order.
+import zoo.serving_commands  # noqa: E402, F401
 
 
 @command("help", "[COMMAND]")
 def show_help(options, arguments):
     """Shows all commands, or the flags of one."""
     if arguments:
-        print(_help(_one("the name of a command", arguments)))
+        print(help_of(one("the name of a command", arguments)))
         return 0
     print("usage: zoo COMMAND [ARGUMENTS] [--flags]\n")
     for name, entry in COMMANDS.items():
@@ -355,56 +286,6 @@ def show_help(options, arguments):
 
 
 # --- arguments -----------------------------------------------------------------------
-
-
-def _help(name):
-    entry = _find(name)
-    lines = [" ".join(f"usage: zoo {name} {entry.arguments} [--flags]".split())]
-    lines += ["", entry.run.__doc__, "", "flags:"]
-    for flag, (_, default, text) in entry.kinds.items():
-        shown = f" (default {default})" if default not in (None, [], False) else ""
-        lines.append(f"  --{flag:15} {text}{shown}")
-    return "\n".join(lines)
-
-
-def _parse(entry, name, argv):
-    """(flags, arguments) of a command line."""
-    options = entry.flags()
-    try:
-        return options, options([name, *argv])[1:]
-    except flags.Error as error:
-        raise Usage(f"{error}; `zoo {name} --help` lists the flags.") from error
-
-
-def _find(name):
-    if name not in COMMANDS:
-        raise Usage(f"Unknown command {name!r}; there are {', '.join(COMMANDS)}.")
-    return COMMANDS[name]
-
-
-def _at_most(count, arguments):
-    if len(arguments) > count:
-        raise Usage(f"Too many arguments: {' '.join(map(repr, arguments[count:]))}.")
-    return arguments
-
-
-def _one(what, arguments):
-    if not arguments:
-        raise Usage(f"This command needs {what}.")
-    return _at_most(1, arguments)[0]
-
-
-def _require(options, *names):
-    missing = [f"--{name}" for name in names if getattr(options, name) is None]
-    if missing:
-        raise Usage(f"This command needs {' and '.join(missing)}.")
-
-
-def _refuse(options, *names, of):
-    """A usage error for flags that would change nothing."""
-    given = [f"--{name}" for name in names if options[name].present]
-    if given:
-        raise Usage(f"{of} makes no use of {' and '.join(given)}; leave it out.")
 
 
 def _recipe(options, arguments):
@@ -436,16 +317,6 @@ def _weights(text):
     if not all(stream in STREAMS and equals for stream, equals, _ in parts):
         return text
     return {stream: value for stream, _, value in parts}
-
-
-def _model_folder(path):
-    """`path`, unless it is the folder of a training, in which models lie."""
-    from zoo.weights.folder import RECORD
-
-    for model in (Path(path) / "best", Path(path) / "last"):
-        if (model / RECORD).is_file() and not (Path(path) / RECORD).is_file():
-            raise Usage(f"{path} is the folder of a training; did you mean {model}?")
-    return path
 
 
 def _videos(path):
@@ -520,8 +391,8 @@ def main(argv=None):
         name, *rest = argv
         if {"-h", "--help"} & set(rest):
             name, rest = "help", [name]
-        entry = _find(name)
-        return entry.run(*_parse(entry, name, rest))
+        entry = command_line.find(name)
+        return entry.run(*parse(entry, name, rest))
     except KeyboardInterrupt:
         print("zoo: interrupted; the same command resumes it", file=sys.stderr)
         return 130

@@ -1,0 +1,133 @@
+"""What all commands of `zoo` share: registration, flags, arguments, usage errors.
+
+A module of commands decorates its functions with `command`; `zoo.__main__` imports it.
+
+Source: absl.flags for the flags.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+COMMANDS = {}
+
+# Flags of several commands.
+MODEL = ("string", None, "folder of a trained model, such as RUN/best")
+TRACKS = ("string", "proposals", "what a detector follows: proposals, reg or regcls")
+STRIDE = ("integer", 1, "a detector looks at every so many frames")
+FLOW = (
+    "string",
+    None,
+    "optical flow for networks that see it: a folder that zoo flow has written or with "
+    "u/ and v/, or tvl1, dis or farneback to compute it",
+)
+FLOW_OR_LAYER = (*FLOW[:2], f"{FLOW[2]}; or layer, which is TV-L1 inside the network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command: what it runs, its arguments as shown, and its flags (absl).
+
+    Attributes:
+        run: function of (flags, arguments). arguments: as the usage line shows them.
+        kinds: {flag: (kind, default, help)}, kind as in absl's DEFINE_<kind>.
+    """
+
+    run: Callable
+    arguments: str
+    kinds: dict
+
+    def flags(self):
+        """Fresh absl flags, which may stand before and after the arguments."""
+        values = flags.FlagValues()
+        values.set_gnu_getopt(True)
+        for flag, (kind, default, text) in self.kinds.items():
+            define = getattr(flags, f"DEFINE_{kind}")
+            define(flag, default, text, flag_values=values)
+        return values
+
+
+def command(name, arguments="", /, **kinds):
+    """Registers a function as the command `name`; see `Command` for the rest."""
+
+    def decorate(function):
+        debug = ("boolean", False, "on an error, show where it came from")
+        COMMANDS[name] = Command(function, arguments, {**kinds, "debug": debug})
+        return function
+
+    return decorate
+
+
+class Usage(ValueError):
+    """A command line that cannot be run; the message says what to type (absl)."""
+
+
+def help_of(name):
+    """The usage of a command and its flags, as text (absl)."""
+    entry = find(name)
+    lines = [" ".join(f"usage: zoo {name} {entry.arguments} [--flags]".split())]
+    lines += ["", entry.run.__doc__, "", "flags:"]
+    for flag, (_, default, text) in entry.kinds.items():
+        shown = f" (default {default})" if default not in (None, [], False) else ""
+        lines.append(f"  --{flag:15} {text}{shown}")
+    return "\n".join(lines)
+
+
+def parse(entry, name, argv):
+    """(flags, arguments) of a command line (absl)."""
+    options = entry.flags()
+    try:
+        return options, options([name, *argv])[1:]
+    except flags.Error as error:
+        raise Usage(f"{error}; `zoo {name} --help` lists the flags.") from error
+
+
+def find(name):
+    """The `Command` of a name (absl).
+
+    Raises:
+        Usage: there is none; all are named.
+    """
+    if name not in COMMANDS:
+        raise Usage(f"Unknown command {name!r}; there are {', '.join(COMMANDS)}.")
+    return COMMANDS[name]
+
+
+def at_most(count, arguments):
+    """The arguments, or a `Usage` error if there are more (absl)."""
+    if len(arguments) > count:
+        raise Usage(f"Too many arguments: {' '.join(map(repr, arguments[count:]))}.")
+    return arguments
+
+
+def one(what, arguments):
+    """The only argument, or a `Usage` error that says what it is (absl)."""
+    if not arguments:
+        raise Usage(f"This command needs {what}.")
+    return at_most(1, arguments)[0]
+
+
+def require(options, *names):
+    """A usage error for flags that were not given (absl)."""
+    missing = [f"--{name}" for name in names if getattr(options, name) is None]
+    if missing:
+        raise Usage(f"This command needs {' and '.join(missing)}.")
+
+
+def refuse(options, *names, of):
+    """A usage error for flags that would change nothing (absl)."""
+    given = [f"--{name}" for name in names if options[name].present]
+    if given:
+        raise Usage(f"{of} makes no use of {' and '.join(given)}; leave it out.")
+
+
+def model_folder(path):
+    """`path`, unless it is the folder of a training, in which models lie (ours)."""
+    from zoo.weights.folder import RECORD
+
+    for model in (Path(path) / "best", Path(path) / "last"):
+        if (model / RECORD).is_file() and not (Path(path) / RECORD).is_file():
+            raise Usage(f"{path} is the folder of a training; did you mean {model}?")
+    return path

@@ -34,6 +34,8 @@ TEST = [
 ]
 LINT = ["codespell>=2.3", "ruff>=0.9"]
 BENCH = ["torch>=2.4"]
+# The client of a server; the protobufs and gRPC stubs of TensorFlow Serving.
+SERVING = ["tensorflow-serving-api>=2.18"]
 # In an environment of its own (make beam): it holds protobuf back.
 BEAM = ["apache-beam>=2.77"]
 
@@ -64,9 +66,10 @@ setup(
     extras_require={
         "beam": BEAM,
         "bench": BENCH,
-        "dev": TEST + LINT,
+        "dev": TEST + LINT + SERVING,
         "lint": LINT,
-        "test": TEST,
+        "serving": SERVING,
+        "test": TEST + SERVING,
     },
     entry_points={"console_scripts": ["zoo = zoo.__main__:main"]},
     # A disk that ignores case has room for only one of BUILD and build/.

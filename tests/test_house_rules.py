@@ -49,7 +49,15 @@ IMPORTS = {
     "understanding": ({"models", "datasets", "layers"}, _PLOTS),
     "exports": (
         {"models", "layers", "files"},
-        {"absl", "google", "keras", "numpy", "tensorflow"},
+        {
+            "absl",
+            "google",
+            "grpc",
+            "keras",
+            "numpy",
+            "tensorflow",
+            "tensorflow_serving",
+        },
     ),
     "flow_methods": ({"datasets", "layers"}, {"keras", "numpy"}),
     "front": ({"registry", "models", "weights"}, set()),
@@ -66,12 +74,14 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "cv2": "opencv-contrib-python-headless",
     "google": "protobuf",
+    "grpc": "tensorflow-serving-api",  # brings it
+    "tensorflow_serving": "tensorflow-serving-api",
     "sklearn": "scikit-learn",
 }
 # Needed by keras.callbacks.TensorBoard, which imports it by itself.
 INDIRECT = {"tensorboard"}
 # Of an extra: a module that only its users import.
-OPTIONAL = {"apache-beam"}
+OPTIONAL = {"apache-beam", "tensorflow-serving-api"}
 
 
 @dataclass(frozen=True)

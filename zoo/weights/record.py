@@ -1,4 +1,4 @@
-"""What is known of one set of trained weights: where it is, what it promises, its terms.
+"""What is known of a set of weights: where it is, what it promises, on what terms.
 
 Source: the fields are ours, after model cards (Mitchell et al. 2019).
 """

@@ -1,4 +1,4 @@
-"""Weights inside the package: the tiny networks of the demo, published by `zoo publish`.
+"""Weights inside the package: the tiny networks of the demo, as `zoo publish` writes.
 
 Source: thesis 7.5, in miniature.
 """

@@ -135,7 +135,7 @@ def _explicit(record, path):
 
 
 def _folders(record):
-    """(what it is, folder) of all places on this machine, in the order of the search."""
+    """(what it is, folder) of all places on this machine, in order."""
     if record.format == "folder":
         yield "the package", PACKAGED
     for folder in os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep):

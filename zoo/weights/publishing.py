@@ -177,7 +177,7 @@ def card(record, model_record, parameters):
         "```python\nimport zoo\n\n"
         f'model = zoo.load("{record.name}", weights="PATH/OF/THIS/FOLDER")\n```',
         "## Model",
-        f"{info.summary} (thesis {info.section}); {parameters:,} weights.",
+        f"{info.summary}; {parameters:,} weights.",
         "\n".join(inputs),
         "\n".join(["Options other than the defaults:", "", *options])
         if options
@@ -226,12 +226,11 @@ def _view(known):
 
 
 def _limits(record, known):
-    measured = {m.data for m in record.metrics}
     lines = [
         "It answers with one of its classes whatever it is shown, and its scores are "
         "no probabilities of being right.",
-        f"Nothing is known of other data than {', '.join(sorted(measured))}."
-        if measured
+        "Nothing is known of other data than those above."
+        if record.metrics
         else "Nothing is known of how well it does on any data.",
     ]
     if not known.flip:

@@ -11,6 +11,7 @@ and Lenc 2015), Caffe (Jia et al. 2014), PyTorch (Paszke et al. 2019) and Keras.
 import dataclasses
 import fnmatch
 import importlib
+import tempfile
 from pathlib import Path
 
 import keras
@@ -192,8 +193,11 @@ def _of_folder(path):
 
 def _load_keras(path):
     try:
-        # Keras' safe mode: a model with code in it is refused.
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with tempfile.TemporaryDirectory() as other:
+            named = Path(other) / "model.keras"  # Keras goes by the ending
+            named.symlink_to(path.resolve())
+            # Keras' safe mode: a model with code in it is refused.
+            return keras.models.load_model(named, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is not a readable .keras model: {reason}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from absl import logging
 
 from zoo import registry
 from zoo.weights import folder, keras_applications, publishing
@@ -93,6 +94,7 @@ def convert_file(path, model, options=None, allow_unused=(), allow_unset=()):
     info = registry.info(model)
     conversion = read(path, info, options, allow_unused)
     found = conversion.weights
+    warn_of_stem(info, found, options or {})
     mine = {k: v for k, v in (options or {}).items() if k in info.options}
     arguments = {**_known(found.options, info), **mine}
     if found.task == info.task and found.num_classes is not None:
@@ -155,6 +157,18 @@ def table(conversion):
     ]
     lines += [f"{name}  (unused)" for name in conversion.unused]
     return "\n".join(lines)
+
+
+def warn_of_stem(info, found, options):
+    """Says it where nobody knows which stem a network was trained with (ours)."""
+    if "stem" in set(info.options) - set(found.options) - set(options):
+        logging.warning(
+            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
+            "stem=... to be sure.",
+            info.name,
+            found.origin,
+            info.options["stem"],
+        )
 
 
 def predecessor(info):

@@ -33,14 +33,7 @@ def load(name, weights, num_classes, classifier_activation, **options):
     if weights is None:
         return registry.build(name, **arguments)
     found = find(info, weights, options)
-    if "stem" in set(info.options) - set(found.options) - set(options):
-        logging.warning(
-            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
-            "stem=... to be sure.",
-            name,
-            found.origin,
-            info.options["stem"],
-        )
+    conversion.warn_of_stem(info, found, options)
     same_task = found.task == info.task
     if num_classes is None and same_task and found.num_classes is not None:
         arguments["num_classes"] = found.num_classes

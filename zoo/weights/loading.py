@@ -4,6 +4,7 @@ Source: thesis 7.3.3 (a spatiotemporal network starts from its spatial predecess
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import keras
 from absl import logging
 
 from zoo import registry
+from zoo.models.inputs import STREAMS
 from zoo.weights import folder, keras_applications
 from zoo.weights.transfer import Weights, transfer, weights_of
 
+_STREAM = re.compile(f"^({'|'.join(STREAMS)})_")
 TILED = "_tiled"  # ending of names whose first layer is tiled, not averaged
 
 
@@ -119,11 +122,15 @@ def _of_streams(info, weights):
             f"The streams of {info.name} were trained with different stems, {stems}; "
             "train both from the same kind of weights."
         )
+    of_motion = found["motion"].options
+    shared = {"stem": next(iter(stems.values()))} if stems else {}
+    if "flow_offset" in of_motion:
+        shared["flow_offset"] = of_motion["flow_offset"]
     return Weights(
         origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
         layers={k: v for w in found.values() for k, v in w.layers.items()},
         # Batch sizes and dropout are each stream's own; the stem is that of both.
-        options={"stem": next(iter(stems.values()))} if stems else {},
+        options=shared,
         first_layer=found["motion"].first_layer,
     )
 
@@ -201,20 +208,25 @@ def _stem_of(model):
     """The stem a model was built with, read off its layers."""
     from zoo.models.resnet import STEMS
 
-    layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
+    layers = {_STREAM.sub("", layer.name): layer for layer in model.layers}
     if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
+    offset = getattr(layers.get("flow_normalization"), "offset", None)
     for name, known in STEMS.items():
         padding = layers["pool1"].padding
-        if known.pool_padding == padding and mean in (None, known.mean):
+        if (
+            known.pool_padding == padding
+            and mean in (None, known.mean)
+            and offset in (None, known.flow_offset)
+        ):
             return {"stem": name}
     return {}
 
 
 def _require_same(name, found, option, trained, wanted):
     # Weights mean something else after another normalisation or pooling alignment.
-    if option == "stem" and trained != wanted:
+    if option in ("stem", "flow_offset") and trained != wanted:
         raise ValueError(
             f"The weights of {found.origin} were trained with {option}={trained!r}, "
             f"{name} was asked for with {option}={wanted!r}; leave the option out."

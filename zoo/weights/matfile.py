@@ -89,7 +89,7 @@ def read(path, names=None):
 
 
 def is_matlab(start):
-    """Whether the first 520 bytes of a file are those of a MATLAB file (the formats)."""
+    """Whether a file that starts with these 520 bytes is MATLAB's (the formats)."""
     level5 = start[124:128] in (b"\x00\x01IM", b"\x01\x00MI")
     return level5 or start[USER_BLOCK : USER_BLOCK + len(HDF5)] == HDF5
 

@@ -4,6 +4,8 @@ The builders make the ImageNet networks as MatConvNet's converter names them, an
 functions after them do to them what the author's MATLAB scripts do.
 """
 
+import re
+
 import numpy as np
 
 from tests.matconvnet_files import CLASSES, Cell, Source, geometry, meta, row
@@ -216,19 +218,19 @@ def inflate(net, units=("b",)):
     return net
 
 
-def inject_time(net, ending="b_branch2b", stages="2345", old=False):
+def inject_time(net, pattern=r"res\db_branch2b", old=False):
     """Filters over time after the ReLU of 3x3 convolutions, or after units.
 
     Args:
-        ending: of the convolution, or of the ReLU of a unit.
+        pattern: of the convolutions, or of the ReLUs of units.
         old: names of early base networks.
     """
     for index in range(len(net.layers)):
         layer = net.layers[index]
         stem = layer["name"].removesuffix("_spatial").removesuffix("_temporal")
-        if not stem.endswith(ending) or stem[3] not in stages:
+        if not re.fullmatch(pattern, stem):
             continue
-        relu = net.layers[index + 2] if ending.endswith("2b") else layer
+        relu = net.layers[index + 2] if layer["type"] == "dagnn.Conv" else layer
         if old:
             suffix = relu["name"][relu["name"].rindex("_") :]
             relu["name"] = f"{stem.replace('_', '_relu_')}_relu{suffix}"

@@ -125,8 +125,12 @@ def settings(block):
 
 
 def pooling(maps, params, block, videos):
+    """An average shrinks to a smaller map, on which MatConvNet would fail (ours)."""
     size, pad, stride, method = settings(block)
-    return pool(maps[0], [int(k) for k in size], pad, stride, method)
+    size = [int(k) for k in size]
+    if method == "avg":
+        size = [min(k, n) for k, n in zip(size, maps[0].shape, strict=False)]
+    return pool(maps[0], size, pad, stride, method)
 
 
 def pool_time(maps, params, block, videos):
@@ -165,9 +169,7 @@ def lrn(maps, params, block, videos):
 
 def concat(maps, params, block, videos):
     height, width = (max(m.shape[i] for m in maps) for i in (0, 1))
-    maps = [
-        padded(m, [0, height - m.shape[0], 0, width - m.shape[1]]) for m in maps
-    ]
+    maps = [padded(m, [0, height - m.shape[0], 0, width - m.shape[1]]) for m in maps]
     return np.concatenate(maps, axis=2)
 
 

@@ -51,17 +51,17 @@ def fused(**options):
     return networks.fuse(two_vggs(), "relu5", "relu5", **options)
 
 
-RESNET = {"stem": "release"}
+RESNET, COLOUR = {"stem": "release"}, {"stem": "caffe"}
 FUSION = {"fuse_at": ["relu5"], "keep_motion": True, "variant": "release"}
 FUSION["flow_offset"] = -0.5
 MULNET = {**RESNET, "variant": "release", "dropout": 0.8}
 # name: (model, network, options read, version, frames, (height, width))
 CASES = {
-    "ResNet": ("resnet_tiny", lambda: networks.resnet(TINY, 16), RESNET, 3, (231, 250)),
+    "ResNet": ("resnet_tiny", lambda: networks.resnet(TINY, 16), COLOUR, 3, (231, 250)),
     "ResNet of ImageNet": (
         "resnet_tiny",
         lambda: networks.resnet(TINY, 16, bias=False, released=False),
-        RESNET, 1, (96, 101),
+        COLOUR, 1, (96, 101),
     ),
     "ResNet on flow": (
         "motion_resnet26_tiny",
@@ -115,7 +115,7 @@ CASES = {
     "T-ResNet": (
         "t_resnet_tiny",
         lambda: networks.temporal_residual(networks.resnet(TINY, 16)),
-        {**RESNET, "unit": "release", "temporal_padding": "same",
+        {**COLOUR, "unit": "release", "temporal_padding": "same",
          "temporal_pooling": "max"}, 5, (96, 101),
     ),
 }  # fmt: skip

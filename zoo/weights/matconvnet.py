@@ -361,6 +361,13 @@ class _Reader:
             raise ValueError(f"{said}; it was trained on other images than the zoo's.")
         logging.warning("%s; scores will differ a little.", said)
 
+    @property
+    def sees_flow(self):
+        """Whether a first layer takes stacks of flow (thesis 2.3)."""
+        first = [self.layers.get(f"{p}conv1", [None]) for p in ("", "motion_")]
+        kernels = [layer["kernel"] for layer in first if "kernel" in layer]
+        return any(k.shape[2] == CHANNELS["flow"] for k in kernels)
+
     def flow_options(self, info):
         """How zero motion is represented: stem of ResNets, flow_offset of VGGs."""
         mean = self.network.facts.get("averageImage", ())
@@ -373,7 +380,8 @@ class _Reader:
         if self.wiring.resnet:
             if abs(offset - RELEASED_OFFSET) > CLOSE:
                 fail(self.network, f"a mean of flow of {127.5 - offset:g}, not 128")
-            return {"stem": STEM} if "stem" in info.options else {}
+            stem = STEM if self.sees_flow else "caffe"
+            return {"stem": stem} if "stem" in info.options else {}
         return {"flow_offset": offset} if "flow" in info.inputs else {}
 
 

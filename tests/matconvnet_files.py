@@ -228,7 +228,8 @@ def _dataset(group, name, value, references):
     if data.size:
         item = group.create_dataset(name, data=data, dtype=dtype)
     else:
-        item = group.create_dataset(name, data=np.zeros(2, "u8"))
+        shape = data.T.shape if kind not in ("cell", "char") else (0, 0)
+        item = group.create_dataset(name, data=np.array(shape, "u8"))
         item.attrs["MATLAB_empty"] = np.uint8(1)
     if kind == "char":
         item.attrs["MATLAB_int_decode"] = np.int32(2)

@@ -176,6 +176,7 @@ def _of_streams(info, weights):
         layers={k: v for w in found.values() for k, v in w.layers.items()},
         options=_shared_options(info, found),
         first_layer=found["motion"].first_layer,
+        geometry={k: v for w in found.values() for k, v in w.geometry.items()},
     )
 
 

@@ -4,7 +4,7 @@ Layers are found by what they are and how they are wired, names serving where th
 say nothing, since names have changed between releases (a classifier may be called
 fc1000, prediction or layer38). What the file says of the architecture comes along: how
 its streams connect, where it filters and pools over time, become options of the model,
-and strides, padding and windows are kept for `require_geometry`.
+and strides, padding and windows are compared with the model's (`Weights.geometry`).
 
 Three things differ from Keras. The moments of a batch normalisation hold the deviation
 with epsilon inside, 1x1x3 kernels over time are [1 3 C F], and some convolutions before
@@ -45,7 +45,7 @@ def convert(path, info, options=None):
             from the file.
 
     Returns:
-        A `Conversion`. Its facts hold "geometry", see `require_geometry`.
+        A `Conversion`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,10 +62,9 @@ def convert(path, info, options=None):
     reader.match_mean(info)
     found = options_of(wiring, info) | reader.flow_options(info) | (options or {})
     _require_options(network, found, info)
-    facts = {**network.facts, "geometry": reader.geometry}
-    weights = Weights(str(path), reader.ordered(), found)
+    weights = Weights(str(path), reader.ordered(), found, geometry=reader.geometry)
     unused = tuple(name for name in network.params if name not in reader.used)
-    return Conversion(weights, tuple(reader.rows), unused, facts)
+    return Conversion(weights, tuple(reader.rows), unused, network.facts)
 
 
 def _require_known(network):
@@ -122,7 +121,9 @@ class _Reader:
         return {name: list(arrays.values()) for name, arrays in self.layers.items()}
 
     def _put(self, name, variable, array, source, transform):
-        self.layers.setdefault(name, {})[variable] = np.ascontiguousarray(array)
+        if variable in self.layers.setdefault(name, {}):
+            fail(self.network, f"two layers that are {name}, of one parameter {source}")
+        self.layers[name][variable] = np.ascontiguousarray(array)
         self.rows.append(Row(source, f"{name}/{variable}", array.shape, transform))
 
     def _array(self, layer, index, axes):
@@ -364,7 +365,7 @@ class _Reader:
     @property
     def sees_flow(self):
         """Whether a first layer takes stacks of flow (thesis 2.3)."""
-        first = [self.layers.get(f"{p}conv1", [None]) for p in ("", "motion_")]
+        first = [self.layers.get(f"{p}conv1", {}) for p in ("", "motion_")]
         kernels = [layer["kernel"] for layer in first if "kernel" in layer]
         return any(k.shape[2] == CHANNELS["flow"] for k in kernels)
 
@@ -383,38 +384,3 @@ class _Reader:
             stem = STEM if self.sees_flow else "caffe"
             return {"stem": stem} if "stem" in info.options else {}
         return {"flow_offset": offset} if "flow" in info.inputs else {}
-
-
-def require_geometry(conversion, model):
-    """Raises ValueError where a file has another stride, padding or window.
-
-    Weights of equal shape may belong to another network, as ResNets do whose stride
-    stands on the 3x3 convolution.
-
-    Args:
-        conversion: a `Conversion` of `convert`. model: the keras.Model it goes into.
-
-    Source: thesis Tables 2.1, 4.1 and 5.1.
-    """
-    layers = {layer.name: layer for layer in model.layers}
-    wrong = []
-    for name, expected in conversion.facts.get("geometry", {}).items():
-        layer = layers.get(name)
-        if layer is None:
-            wrong.append(f"{name} is not in {model.name}")
-        elif all(hasattr(layer, key) for key in expected):
-            found = {key: getattr(layer, key) for key in expected}
-            if found != expected:
-                wrong.append(f"{name} has {expected}, in {model.name} {found}")
-    fixed = ("SpatialMaxPooling", "LocalResponseNormalization", "SlidingAveragePooling")
-    wrong += [
-        f"{name} of {model.name} is not in the file"
-        for name, layer in layers.items()
-        if type(layer).__name__ in fixed and name not in conversion.facts["geometry"]
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"The network of {conversion.weights.origin} is not {model.name}: "
-            f"{'; '.join(wrong[:3])}{more}. Name the architecture that it is."
-        )

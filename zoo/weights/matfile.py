@@ -20,6 +20,7 @@ import numpy as np
 
 LIMIT = 4 << 30  # bytes of a file, and of all arrays read from it
 DEPTH = 64  # cells in structs in cells ...
+MOST_PACKED = 1100  # bytes that one byte of a compressed array can stand for
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEADER, USER_BLOCK = 128, 512
 
@@ -221,6 +222,8 @@ class _Level5(_Budget):
             return self._values(body, position, count, depth)[0]
         if kind == STRUCT:
             return self._structs(body, position, count, depth)
+        if not count:
+            return "" if kind == CHARACTERS else np.zeros(shape, NUMBERS[kind])
         storage, content, _ = self._element(body, position)
         if kind == CHARACTERS:
             return self._text(storage, content, shape)
@@ -323,7 +326,11 @@ class _Hdf5(_Budget):
         return Unread(kind or f"array of {item.dtype}")
 
     def _array(self, item):
-        self.spend(item.size * item.dtype.itemsize)
+        size, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
+        is_packed = item.id.get_create_plist().get_nfilters() > 0
+        if size > stored * (MOST_PACKED if is_packed else 1):
+            raise _Broken(f"an array of {size} bytes of which it has {stored}")
+        self.spend(size)
         return item[()]
 
     def _empty(self, item, kind):

@@ -65,14 +65,13 @@ class Source:
 
     def norm(self, name, x, channels, out, gamma=1.0, names=None):
         names = names or [f"{name}_{part}" for part in ("mult", "bias", "moments")]
-        moments = [
-            self.rng.normal(0, 0.1, channels),
-            self.rng.uniform(0.5, 1.5, channels),
-        ]
+        # Some deviations are so small that epsilon, which is in them, counts.
+        deviation = np.exp(self.rng.uniform(np.log(0.005), np.log(1.5), channels))
+        mean = self.rng.normal(0, 0.1, channels)
         values = (
-            self.rng.normal(gamma, 0.1, (channels, 1)),
+            (self.rng.normal(gamma, 0.1, channels) * deviation)[:, None],
             self.rng.normal(0, 0.1, (channels, 1)),
-            np.stack(moments, 1),
+            np.stack([mean, deviation], 1),
         )
         for key, value in zip(names, values, strict=True):
             self.params[key] = value.astype("f4")

@@ -18,24 +18,31 @@ import keras
 
 from zoo import layers
 from zoo.models.classifier import average_scores, predict, score_map
-from zoo.models.inputs import DESCRIPTIONS, normalized, video_input
+from zoo.models.inputs import (
+    DESCRIPTIONS,
+    RELEASED_OFFSET,
+    normalized,
+    video_input,
+)
 from zoo.registry import register
 
 
 class Stem(NamedTuple):
-    """What differs between releases of the same trunk: mean colour and pool1.
+    """What differs between releases of the same trunk: mean colour, pool1, zero flow.
 
     Source: He et al. 2015 in their Caffe release (caffe); keras.applications, ported
-    by Keras' authors in 2017 (keras).
+    by Keras' authors in 2017 (keras); the thesis' own code (release).
     """
 
     mean: tuple  # of R, G, B in 0-255
     pool_padding: tuple  # (before, after) rows and columns
+    flow_offset: float = 0.0  # what zero motion becomes
 
 
 STEMS = {
     "caffe": Stem((123.1516, 115.9029, 103.0626), (0, 1)),
     "keras": Stem((123.68, 116.779, 103.939), (1, 1)),
+    "release": Stem((123.1516, 115.9029, 103.0626), (0, 1), RELEASED_OFFSET),
 }
 
 
@@ -210,8 +217,8 @@ def conv1_pool1(x, net, stem="caffe", sub_batch=None, prefix=""):
     Source: He et al. 2015, Table 1; thesis Table 5.1.
     """
     require("stem", stem, STEMS)
-    mean, pool_padding = STEMS[stem]
-    x = normalized(x, mean, prefix)
+    mean, pool_padding, flow_offset = STEMS[stem]
+    x = normalized(x, mean, prefix, flow_offset)
     x = layers.ConvNorm(
         net.width,
         7,

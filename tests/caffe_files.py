@@ -112,6 +112,7 @@ def messages(packed=True):
 
 
 _V1 = {"Convolution": 4, "InnerProduct": 14, "Pooling": 17, "ReLU": 18, "Dropout": 6}
+_V1 |= {"LRN": 15}
 _POOLS = {"MAX": 0, "AVE": 1}
 
 
@@ -156,7 +157,7 @@ def _settings(layer, node):
     if node.kind == "Convolution":
         p = layer.convolution_param
         p.num_output, p.bias_term = node.blobs[0].shape[0], len(node.blobs) > 1
-        p.kernel_size.append(node.blobs[0].shape[2])
+        p.kernel_size.append(node.blobs[0].shape[-1])
         for key in ("pad", "stride", "dilation"):
             if key in s:
                 getattr(p, key).append(s[key])
@@ -312,6 +313,31 @@ def resnext(net, units, width, groups, *, dilated=False):
     return maps
 
 
+def vgg(net, filters, fully, classes):
+    """A VGG-M in small: normalised responses, pooling, fully connected layers.
+
+    Args:
+        net: a `Net`. filters: of conv1, conv2, ... fully: of fc6 and fc7.
+        classes: of fc8.
+    """
+    x = "data"
+    for number, count in enumerate(filters, start=1):
+        x = net.relu(net.conv(f"conv{number}", x, count, 3, True, pad=1))
+        if number < 3:
+            net.channels[f"norm{number}"] = count
+            x = net.add(f"norm{number}", "LRN", x, size=5, alpha=5e-4, beta=0.75, k=2)
+        net.channels[f"pool{number}"] = count
+        x = net.add(f"pool{number}", "Pooling", x, pool="MAX", kernel=2, stride=2)
+    inputs = 4 * filters[-1]  # of 2 x 2 positions
+    for name, outputs in (("fc6", fully[0]), ("fc7", fully[1]), ("fc8", classes)):
+        weights = net.random.normal(0, np.sqrt(2 / inputs), (outputs, inputs))
+        blobs = [weights, net.random.normal(0, 0.3, outputs)]
+        x, inputs = net.add(name, "InnerProduct", x, blobs=blobs), outputs
+        if name != "fc8":
+            x = net.add(f"drop{name[-1]}", "Dropout", net.relu(x), x)
+    return x
+
+
 def classifier(net, x, classes, name="fc1000"):
     """Average of 7 x 7 and scores."""
     net.channels["pool5"] = net.channels[x]
@@ -429,6 +455,15 @@ def _inner_product(read, node):
     return x.reshape(len(x), -1) @ weights.T + bias
 
 
+def _local_response(read, node):
+    (x,), s = read, node.settings
+    total = np.zeros_like(x)
+    for channel in range(x.shape[1]):
+        first, last = channel - s["size"] // 2, channel + s["size"] // 2 + 1
+        total[:, channel] = (x[:, max(first, 0) : last] ** 2).sum(axis=1)
+    return x / (s["k"] + s["alpha"] / s["size"] * total) ** s["beta"]
+
+
 def _correlation(read, node):
     """1/C <f1(y, x), f2(y + dy, x + dx)>, dx the fast channel, zero outside."""
     (first, second), s = read, node.settings
@@ -478,6 +513,7 @@ _STEPS = {
     "Scale": _scale,
     "Pooling": _pooling,
     "InnerProduct": _inner_product,
+    "LRN": _local_response,
     "Correlation": _correlation,
     "PSROIPooling": _ps_roi_pooling,
     "ReLU": lambda read, node: np.maximum(read[0], 0),

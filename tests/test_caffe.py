@@ -13,6 +13,7 @@ from zoo.models.resnet import NETS, resnet
 from zoo.models.resnet import Net as Units
 from zoo.models.resnext import dilated_resnext
 from zoo.models.rfcn import HEADS, TRUNKS, rfcn
+from zoo.models.vgg import VGGS, vgg
 from zoo.weights import caffe, caffemodel
 from zoo.weights.transfer import transfer
 
@@ -134,6 +135,19 @@ def test_deep_resnet_and_another_epsilon(tmp_path):
     assert set(variances) == {"variance / factor + 0.001 - 1e-05"}
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_vgg(form, tmp_path):
+    """In every form of the format; VGG-16 was published in the older one."""
+    net = Net()
+    caffe_files.vgg(net, (16, 24, 32, 48, 64), (128, 128), 5)
+    path = write(tmp_path / "m.caffemodel", net.nodes, **FORMS[form])
+    model, _ = filled(vgg("m", VGGS["tiny"], 5, None, "rgb"), path, "vgg_tiny")
+    images = frames(2, 64, 64)
+    mean = np.array([123.68, 116.779, 103.939])
+    expected = forward(net.nodes, data=blue_green_red(images, mean))["fc8"]
+    same(model(images[:, None]), expected)
+
+
 CLASSES, BINS = 4, HEADS["tiny"].bins
 TINY = (CLASSES, "softmax", HEADS["tiny"])
 ROIS = np.array(
@@ -229,3 +243,187 @@ def test_released_resnext(tmp_path):
     model, found = filled(model, path, "detect_track_resnext101")
     compare_detectors(model, nodes, frames(), as_released)
     assert "1 - epsilon, merged into the scale" in {r.transform for r in found.rows}
+
+
+class TestBadFiles:
+    @pytest.fixture
+    def nodes(self):
+        net = Net()
+        maps = caffe_files.resnet(net, dict.fromkeys((2, 3, 4, 5), "a"), 16)
+        caffe_files.classifier(net, maps[5], 8)
+        return net.nodes
+
+    def refused(self, tmp_path, nodes, message, name="resnet_tiny"):
+        path = write(tmp_path / "m.caffemodel", nodes)
+        with pytest.raises(ValueError, match=message):
+            found = caffe.convert(path, zoo.info(name))
+            transfer(found.weights, zoo.load(name))
+
+    def test_the_nodes_fit(self, nodes, tmp_path):
+        path = write(tmp_path / "m.caffemodel", nodes)
+        transfer(
+            caffe.convert(path, zoo.info("resnet_tiny")).weights,
+            zoo.load("resnet_tiny"),
+        )
+
+    def test_another_architecture(self, nodes, tmp_path):
+        self.refused(tmp_path, nodes, "do not fit resnet26_tiny", "resnet26_tiny")
+        self.refused(tmp_path, nodes, "do not fit vgg_tiny.*have no place", "vgg_tiny")
+
+    def test_an_unknown_architecture(self, tmp_path):
+        net = Net()
+        net.conv("first", "data", 4, 3)
+        self.refused(
+            tmp_path, net.nodes, "'net' of Caffe with the layers first, .*known"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "blob", "array", "message"),
+        [
+            (
+                "res2a_branch2a",
+                0,
+                np.zeros((16, 16)),
+                r"res2a_branch2a has a kernel of",
+            ),
+            (
+                "bn2a_branch2a",
+                0,
+                np.zeros(5),
+                r"bn2a_branch2a has shape \(5,\), .* 16 n",
+            ),
+            (
+                "bn2a_branch2a",
+                2,
+                np.zeros(1),
+                "bn2a_branch2a has statistics of no batch",
+            ),
+            ("scale2a_branch1", 1, np.zeros(3), "scale2a_branch1 has shape .* 64 num"),
+            (
+                "res3a_branch2b",
+                0,
+                np.zeros((32, 7, 3, 3)),
+                "have other shapes: res3a_b",
+            ),
+            (
+                "res3a_branch2b",
+                0,
+                np.full((32, 32, 3, 3), np.nan),
+                "res3a_branch2b holds NaN",
+            ),
+            ("fc1000", 0, np.zeros(8), "fc1000 has weights of shape"),
+        ],
+    )
+    def test_other_numbers(self, name, blob, array, message, nodes, tmp_path):
+        next(n for n in nodes if n.name == name).blobs[blob] = array
+        self.refused(tmp_path, nodes, message)
+
+    def test_missing_and_extra_layers(self, nodes, tmp_path):
+        def without(*names):
+            return [n for n in nodes if n.name not in names]
+
+        both = ("bn4a_branch2b", "scale4a_branch2b")
+        self.refused(tmp_path, without(*both), "res4a_branch2b has no normalisation")
+        self.refused(
+            tmp_path,
+            without("res4a_branch2b", *both),
+            "missing: res4a_branch2b, bn4a_branch2b",
+        )
+        scale = next(n for n in nodes if n.kind == "Scale")
+        scale.blobs.pop()
+        self.refused(tmp_path, nodes, "scale_conv1 has 1 blobs, expected were 2")
+
+    def test_unused_tensors_are_named(self, nodes, tmp_path):
+        nodes[-1:-1] = [caffe_files.Node("aux", "Convolution", ["pool5"], ["aux"])]
+        nodes[-2].blobs = [np.zeros((3, 64, 1, 1)), np.zeros(3)]
+        path = write(tmp_path / "m.caffemodel", nodes)
+        found = caffe.convert(path, zoo.info("resnet_tiny"))
+        assert found.unused == ("aux[0]", "aux[1]")
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "message"),
+        [
+            (
+                "res3a_branch2a",
+                {"stride": 1},
+                "res3a_branch2a has stride 1, dilation 1 in the file and stride 2",
+            ),
+            (
+                "res5a_branch2b",
+                {"pad": 2, "dilation": 2},
+                "res5a_branch2b has stride 1, d",
+            ),
+            (
+                "pool1",
+                {"pool": "MAX", "kernel": 3, "stride": 2, "pad": 1},
+                "pads 1 in the",
+            ),
+        ],
+    )
+    def test_another_geometry(self, name, settings, message, nodes, tmp_path):
+        next(n for n in nodes if n.name == name).settings = settings
+        self.refused(tmp_path, nodes, message)
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.97])
+    def test_truncated(self, share, nodes, tmp_path):
+        path = write(tmp_path / "m.caffemodel", nodes)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="no readable .caffemodel|begins with b''"):
+            caffe.convert(path, zoo.info("resnet_tiny"))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"<!DOCTYPE html><html>404", "looks like a web page"),
+            (b'name: "ResNet-50"\ninput: "data"\n', "That is text"),
+            (b"\x89HDF\r\n\x1a\n", "That is HDF5"),
+            (b"PK\x03\x04", "begins with b'PK"),
+            (b"\x80\x02\x8a\nl\xfc\x9cF\xf9", "no .caffemodel"),
+            (b"", "begins with b''"),
+            (b"\x0a\x03net", "holds no weights"),
+            (
+                b"\x0a\xff\xff\xff\xff\x7fnet",
+                "ends early: a field of 34359738367 bytes",
+            ),
+            (b"\x0a\x03net\x12\x80", "ends within a number"),
+            (b"\x0a\x03net\x16\x00", "begins no field"),
+            (b"\x0a\x03net\x12\x02\x0a\x00", "the form of 2013"),
+            (b"\x0a\x03net\xa2\x06\x02\x08\x01", "where a text or a message belongs"),
+            # A blob that says it has 2^62 numbers.
+            (
+                b"\xa2\x06\x0f\x0a\x01a\x3a\x0a\x3a\x08\x80\x80\x80\x80\x80\x80\x80\x40",
+                "no readable",
+            ),
+        ],
+    )
+    def test_no_network_in_the_file(self, content, message, tmp_path):
+        (tmp_path / "m.caffemodel").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            caffe.convert(tmp_path / "m.caffemodel", zoo.info("resnet_tiny"))
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match="does not exist; give a .caffemodel"
+        ):
+            caffe.convert(tmp_path / "m.caffemodel", zoo.info("resnet_tiny"))
+
+    def test_a_byte_anywhere_is_no_crash(self, tmp_path):
+        """Whatever a byte is changed to: a message or other numbers."""
+        net = Net()
+        net.conv("conv1", "data", 2, 1, True, stride=2)
+        net.add("fc", "InnerProduct", "conv1", blobs=[np.ones((2, 2)), np.ones(2)])
+        path = write(tmp_path / "m.caffemodel", net.nodes)
+        content, rng = path.read_bytes(), np.random.default_rng(0)
+        outcomes = set()
+        for place in range(len(content)):
+            for byte in rng.integers(0, 256, 4, dtype="uint8"):
+                changed = bytearray(content)
+                changed[place] = byte
+                path.write_bytes(changed)
+                try:
+                    caffemodel.read(path)
+                    outcomes.add("read")
+                except ValueError:
+                    outcomes.add("refused")
+        assert outcomes == {"read", "refused"}

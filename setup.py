@@ -36,6 +36,8 @@ LINT = ["codespell>=2.3", "ruff>=0.9"]
 BENCH = ["torch>=2.4"]
 # The client of a server; the protobufs and gRPC stubs of TensorFlow Serving.
 SERVING = ["tensorflow-serving-api>=2.18"]
+# Data inside the package: the models' records, labels, the weights of tiny networks.
+ASSETS = ["assets/*.json", "assets/labels/*.txt", "assets/weights/*/*"]
 # In an environment of its own (make beam): it holds protobuf back.
 BEAM = ["apache-beam>=2.77"]
 
@@ -61,7 +63,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={"zoo": "zoo", **{f"zoo.{name}": name for name in FOLDERS}},
-    package_data={"zoo": ["py.typed"]},
+    package_data={"zoo": ["py.typed", *ASSETS]},
     install_requires=REQUIREMENTS,
     extras_require={
         "beam": BEAM,

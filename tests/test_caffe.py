@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import zoo
 from tests import caffe_files
@@ -11,7 +12,7 @@ from tests.caffe_files import Net, forward, write
 from zoo.models.detect_track import detect_track
 from zoo.models.resnet import NETS, resnet
 from zoo.models.resnet import Net as Units
-from zoo.models.resnext import dilated_resnext
+from zoo.models.resnext import dilated_resnext, resnext
 from zoo.models.rfcn import HEADS, TRUNKS, rfcn
 from zoo.models.vgg import VGGS, vgg
 from zoo.weights import caffe, caffemodel
@@ -224,6 +225,20 @@ def as_released(images):
     return blue_green_red(images, mean, deviation)
 
 
+def test_resnext_classifier(tmp_path):
+    """The file that detectors on ResNeXt start from; its mean is in its own order."""
+    net = Net()
+    maps = caffe_files.resnext(net, {2: 1, 3: 2, 4: 1, 5: 2}, 16, 4)
+    caffe_files.classifier(net, maps[5], 6, name="classifier")
+    path = write(tmp_path / "m.caffemodel", net.nodes)
+    sizes = {"units": (1, 2, 1, 2), "widths": (16, 32, 64, 128), "groups": 4}
+    model, _ = filled(resnext("m", 6, None, **sizes), path, "resnext101")
+    images = frames(1, 209, 223)
+    mean, deviation = [123.675, 116.28, 103.52], [58.395, 57.12, 57.375]
+    seen = blue_green_red(images, np.array(mean), np.array(deviation))
+    same(model(images[:, None]), forward(net.nodes, data=seen)["classifier"])
+
+
 def test_released_resnext(tmp_path):
     trunk = partial(
         caffe_files.resnext,
@@ -427,3 +442,19 @@ class TestBadFiles:
                 except ValueError:
                     outcomes.add("refused")
         assert outcomes == {"read", "refused"}
+
+
+def test_converted_weights_survive_saving(tmp_path):
+    """`.weights.h5` and SavedModel answer as the converted model does."""
+    net = Net()
+    maps = caffe_files.resnet(net, dict.fromkeys((2, 3, 4, 5), "a"), 16)
+    caffe_files.classifier(net, maps[5], 8)
+    path = write(tmp_path / "m.caffemodel", net.nodes)
+    model, _ = filled(zoo.load("resnet_tiny"), path, "resnet_tiny")
+    model.save_weights(tmp_path / "m.weights.h5")
+    again = zoo.load("resnet_tiny", weights=tmp_path / "m.weights.h5", stem="caffe")
+    clip = frames(2)[:, None]
+    np.testing.assert_array_equal(again(clip), model(clip))
+    model.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(served.serve(clip), model(clip), atol=1e-6)

@@ -66,8 +66,8 @@ def convert(path, info, options=None):
         names = [layer.name for layer in layers.values() if layer.blobs]
         raise ValueError(
             f"{path} is the network {name!r} of Caffe with the layers "
-            f"{', '.join(names[:3])}, ...; known are ResNets (res2a_branch2a), ResNeXts "
-            "(resx1_conv1) and VGGs (conv1_1, or conv1 and fc6)."
+            f"{', '.join(names[:3])}, ...; known are ResNets (res2a_branch2a), "
+            "ResNeXts (resx1_conv1) and VGGs (conv1_1, or conv1 and fc6)."
         )
     try:
         found = family(table)
@@ -218,8 +218,8 @@ def vector(name, index, blob, size):
     """
     if blob.size != size:
         raise ValueError(
-            f"blob {index} of layer {name} has shape {blob.shape}, expected were {size} "
-            "numbers"
+            f"blob {index} of layer {name} has shape {blob.shape}, expected were "
+            f"{size} numbers"
         )
     return blob.reshape(size)
 

@@ -102,7 +102,7 @@ def dilated_resnet(net, x, stem="caffe", variant="thesis"):
     maps = {}
     x = conv1_pool1(x, net, stem)  # 152 x 252
     for stage in (2, 3, 4, 5):  # 152 x 252, 76 x 126, 38 x 63, 38 x 63
-        for unit in units(stage, net):
+        for unit in units(stage, net, stem=stem):
             if stage == 5:
                 unit = unit._replace(strides=1, dilation=2)
             x = residual_unit(x, unit)
@@ -262,7 +262,8 @@ def rfcn(
         num_classes: C, background not counted.
         classifier_activation: "softmax", of the pooled scores of a box.
         heads: the `Heads`.
-        stem: "caffe" (He's release) or "keras" (keras.applications).
+        stem: "caffe" (He's release), "keras" (keras.applications) or "torchvision";
+            ResNeXt has the first alone.
         variant: "thesis" or "release", see `VARIANTS`.
         proposals: R, boxes that the RPN keeps per frame.
         frozen: batch normalisation, conv1 and conv2 keep their weights in training,

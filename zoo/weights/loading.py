@@ -205,9 +205,11 @@ def _stem_of(model):
     if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
+    strides = getattr(layers.get("res3a_branch2b"), "strides", None)
     for name, known in STEMS.items():
-        padding = layers["pool1"].padding
-        if known.pool_padding == padding and mean in (None, known.mean):
+        same = known.pool_padding == layers["pool1"].padding
+        same = same and strides in (None, 2 if known.stride_on == "3x3" else 1)
+        if same and mean in (None, known.mean):
             return {"stem": name}
     return {}
 

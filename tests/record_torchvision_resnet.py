@@ -5,8 +5,8 @@
 with an interpreter that has torchvision (Debian: python3-torchvision). The network is
 torchvision's own class, of two channels where ResNet-50 has 64. The file holds what
 torch.save writes, as bytes: `archive`, the form since PyTorch 1.6, of float32;
-`stream`, the older one, of float16 within a checkpoint of a training; `other`, a file with all
-kinds of values, and `other stream`, the same in the older form.
+`stream`, the older one, of float16 within a checkpoint of a training; `other`, a file
+with all kinds of values, and `other stream`, the same in the older form.
 """
 
 import io

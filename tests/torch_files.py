@@ -145,7 +145,7 @@ def resnet_state(units, width, classes, seed=0):
 
 
 def forward(state, units, images):
-    """Scores of pictures [N, H, W, 3], 0-255, as torchvision's classifier gives them."""
+    """Scores of pictures [N, H, W, 3], 0-255, as of torchvision's classifier."""
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = ((images / 255 - mean) / deviation).transpose(0, 3, 1, 2)
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 import zoo
 from tests.test_models import clip, flow, given, trained
+from tests.weight_files import write_legacy_h5
 from zoo.models.resnet import STEMS
-from zoo.weights import adaptation, keras_applications
+from zoo.weights import adaptation, keras_applications, lookup
 from zoo.weights.transfer import Weights, transfer
 
 NAME = "two_stream_resnet26_tiny"
@@ -439,11 +440,12 @@ class TestWarmStart:
 
 
 @pytest.mark.slow
-def test_imagenet_starts_both_streams(monkeypatch):
+def test_imagenet_starts_both_streams(monkeypatch, tmp_path):
     """weights="imagenet" and "imagenet_tiled", but for the download itself."""
     keras.utils.set_random_seed(1)
     theirs = keras.applications.ResNet50(weights=None, classifier_activation=None)
-    monkeypatch.setitem(keras_applications.NETWORKS, "resnet50", lambda **kw: theirs)
+    path = write_legacy_h5(theirs, tmp_path / "resnet50.h5")
+    monkeypatch.setattr(lookup, "locate", lambda record, explicit: path)
     colour = theirs.get_layer("conv1_conv").get_weights()[0][:, :, ::-1]
     for weights, rule in (("imagenet", "mean"), ("imagenet_tiled", "tiled")):
         model = zoo.load("st_mulnet50", weights=weights, num_classes=4)

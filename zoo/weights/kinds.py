@@ -80,7 +80,9 @@ def check_size(path, at_most=MAX_BYTES):
         raise FileNotFoundError(f"{path} does not exist; give a file of weights.")
     size = path.stat().st_size
     if size == 0:
-        raise ValueError(f"{path} is empty; download or copy it again.")
+        raise ValueError(
+            f"{path} is not a readable file of weights: it is empty. Copy it again."
+        )
     if size > at_most:
         raise ValueError(
             f"{path} has {size / 2**30:.1f} GiB, at most {at_most / 2**30:g} GiB are "

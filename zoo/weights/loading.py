@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import keras
 from absl import logging
 
 from zoo import registry
-from zoo.weights import folder, keras_applications
+from zoo.weights import conversion, lookup, publishing, records
+from zoo.weights.conversion import predecessor, stem_of
+from zoo.weights.record import WeightRecord
 from zoo.weights.transfer import Weights, transfer, weights_of
 
 TILED = "_tiled"  # ending of names whose first layer is tiled, not averaged
@@ -23,13 +24,15 @@ def load(name, weights, num_classes, classifier_activation, **options):
 
     Source: thesis 7.3.3.
     """
+    if isinstance(name, str) and "." in name:
+        name, weights = _of_name(name, weights)
     info = registry.info(name)
     arguments = {"classifier_activation": classifier_activation, **options}
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if weights is None:
         return registry.build(name, **arguments)
-    found = find(info, weights)
+    found = find(info, weights, options)
     if "stem" in set(info.options) - set(found.options) - set(options):
         logging.warning(
             "%s: %s does not say which stem it was trained with; assuming %r. Pass "
@@ -51,18 +54,22 @@ def load(name, weights, num_classes, classifier_activation, **options):
     return model
 
 
-def find(info, weights):
+def find(info, weights, options=None):
     """The `Weights` that the argument `weights` of `zoo.load` stands for.
 
     Args:
         info: `ModelInfo` of the model to load. weights: as in `zoo.load`, not None.
+        options: of the architecture, which readers of foreign files may need.
 
     Raises:
         ValueError: a file that holds no weights, or a dict without the model's streams.
-        FileNotFoundError: neither a name of weights nor an existing path.
+        FileNotFoundError: neither a name of weights nor an existing path; or weights
+            that are known but were found nowhere.
 
     Source: thesis 7.3.3.
     """
+    if isinstance(weights, _Found):
+        return _of_record(info, weights.record, weights.path, options)
     if isinstance(info.warm_start, dict) and weights in tuple(info.weights):
         weights = {
             # The appearance stream sees colour, as the ImageNet networks do.
@@ -72,32 +79,83 @@ def find(info, weights):
     if isinstance(weights, Mapping):
         return _of_streams(info, weights)
     if isinstance(weights, keras.Model):
-        return weights_of(weights, _stem_of(weights))
+        return weights_of(weights, stem_of(weights))
     if not isinstance(weights, str | Path):
         raise ValueError(
             "weights must be None, a name, a path, a keras.Model, or for networks of "
             f"two streams a dict of these, got {weights!r}."
         )
     if weights in info.weights:
-        found = keras_applications.imagenet(
-            _predecessor(info), weights.removesuffix(TILED)
-        )
+        record = records.find(f"{predecessor(info)}.{weights.removesuffix(TILED)}")
+        found = _of_record(info, record, None, options)
         rule = "tiled" if weights.endswith(TILED) else "mean"
         return dataclasses.replace(found, first_layer=rule)
+    known = records.all_records()
+    for name in (f"{info.name}.{weights}", str(weights)):
+        if name in known:
+            return _of_record(info, known[name], None, options)
     path = Path(weights).expanduser()
     if not path.exists():
-        names = ", ".join(map(repr, info.weights)) or "none"
-        raise FileNotFoundError(
-            f"No weights {str(weights)!r} for {info.name}: neither a known name "
-            f"({names}) nor an existing file. Pass a .keras or .weights.h5 file, a "
-            "folder written by training, or a keras.Model."
+        raise FileNotFoundError(_no_such(info, weights))
+    return conversion.read(path, info, options).weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A record by its full name, and where the user says that its file is."""
+
+    record: WeightRecord
+    path: Path | None
+
+
+def _of_name(name, weights):
+    """(model, what to load) of "model.tag", with a path or without."""
+    if weights is not None and not isinstance(weights, str | Path):
+        raise ValueError(
+            f"{name!r} names weights already; beside it weights= takes the path of "
+            f"their file or folder, got {weights!r}."
         )
-    return _read(info, path)
+    path = None if weights is None else Path(weights).expanduser()
+    record = path and path.is_dir() and publishing.read_record(path)
+    if not record:
+        record = records.find(name)
+    elif record.name != name:
+        raise ValueError(f"{path} holds the weights {record.name}, not {name}.")
+    return record.model, _Found(record, path)
 
 
-def _predecessor(info):
-    """The model of colour images that one of a single stream starts from."""
-    return info.warm_start or info.name
+def _of_record(info, record, explicit, options):
+    """The weights of a record, under the options that they were trained under."""
+    path = lookup.locate(record, explicit)
+    source = registry.info(record.model)
+    known = {k: v for k, v in (options or {}).items() if k in source.options}
+    known = {**known, **record.options}
+    read = conversion.read(path, source, known, record.allow_unused)
+    found = read.weights
+    if found.num_classes not in (None, record.num_classes):
+        raise ValueError(
+            f"{path} has {found.num_classes} classes, {record.name} has "
+            f"{record.num_classes}; it is another file."
+        )
+    for option, value in record.options.items():
+        if found.options.get(option, value) != value:
+            raise ValueError(
+                f"{path} was trained with {option}={found.options[option]!r}, "
+                f"{record.name} with {option}={value!r}; it is another file."
+            )
+    logging.info("%s: %s; licence: %s", record.name, path, record.licence)
+    options = {**found.options, **record.options}
+    return dataclasses.replace(found, origin=record.name, options=options)
+
+
+def _no_such(info, weights):
+    tags = [record.tag for record in records.of_model(info.name)]
+    names = ", ".join(map(repr, dict.fromkeys([*info.weights, *tags]))) or "none"
+    return (
+        f"No weights {str(weights)!r} for {info.name}: neither a known name ({names}) "
+        "nor an existing file. Pass a file of weights of any kind that docs/weights.md "
+        "lists, a folder written by training, or a keras.Model."
+    )
 
 
 def _of_streams(info, weights):
@@ -110,8 +168,8 @@ def _of_streams(info, weights):
             "path or model for each of its streams."
         )
     found = {
-        stream: find(registry.info(predecessor), weights[stream]).of_stream(stream)
-        for stream, predecessor in info.warm_start.items()
+        stream: find(registry.info(name), weights[stream]).of_stream(stream)
+        for stream, name in info.warm_start.items()
     }
     stems = {k: v.options["stem"] for k, v in found.items() if "stem" in v.options}
     if len(set(stems.values())) > 1:
@@ -126,92 +184,6 @@ def _of_streams(info, weights):
         options={"stem": next(iter(stems.values()))} if stems else {},
         first_layer=found["motion"].first_layer,
     )
-
-
-def _read(info, path):
-    if path.is_dir():
-        record = folder.load_record(path)
-        found = read_h5(path / folder.WEIGHTS)
-        # A record has the options that were given; the stem of others is the default.
-        defaults = registry.info(record.name).options
-        stem = {"stem": defaults["stem"]} if "stem" in defaults else {}
-        options = {**stem, **record.options}
-        return Weights(f"{path} ({record.name})", found.layers, options)
-    if path.name.endswith(".keras"):
-        model = _load_keras(path)
-        return weights_of(model, _stem_of(model))
-    if path.name.endswith(".weights.h5"):
-        return read_h5(path)
-    if path.suffix == ".h5" and _predecessor(info) in keras_applications.NETWORKS:
-        return keras_applications.imagenet(_predecessor(info), path)
-    raise ValueError(
-        f"{path}: unknown kind of weights; accepted are .keras, .weights.h5, the .h5 "
-        "files of keras.applications, and folders written by training."
-    )
-
-
-def read_h5(path):
-    """The weights in a `.weights.h5` file of Keras, by the names of its layers.
-
-    Args:
-        path: of a file that `model.save_weights` wrote.
-
-    Returns:
-        A `Weights`; what the file does not say, such as the stem, is left open.
-
-    Raises:
-        ValueError: no HDF5 file, a truncated one, or one without named layers.
-        FileNotFoundError: no such file.
-
-    Source: the file format is Keras' (3.15): layers/<class>/.../vars with the
-    attribute `name` and the arrays 0, 1, ... in the order of `layer.weights`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a .weights.h5 file.")
-    layers = {}
-
-    def collect(key, group):
-        if key.endswith("/vars") and len(group):
-            arrays = [group[str(i)][()] for i in range(len(group))]
-            layers[group.attrs["name"]] = arrays
-
-    try:
-        with h5py.File(path) as file:
-            file["layers"].visititems(collect)
-    except (OSError, KeyError) as error:
-        with open(path, "rb") as file:
-            start = file.read(24)
-        raise ValueError(
-            f"{path} is not a readable .weights.h5 file of Keras ({error}); it begins "
-            f"with {start!r}, HDF5 with b'\\x89HDF'. Download or save it again."
-        ) from error
-    return Weights(str(path), layers)
-
-
-def _load_keras(path):
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a readable .keras model: {reason}") from error
-
-
-def _stem_of(model):
-    """The stem a model was built with, read off its layers."""
-    from zoo.models.resnet import STEMS
-
-    layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
-    if "res2a_branch2a" not in layers:
-        return {}
-    mean = getattr(layers.get("rgb_normalization"), "mean", None)
-    strides = getattr(layers.get("res3a_branch2b"), "strides", None)
-    for name, known in STEMS.items():
-        same = known.pool_padding == layers["pool1"].padding
-        same = same and strides in (None, 2 if known.stride_on == "3x3" else 1)
-        if same and mean in (None, known.mean):
-            return {"stem": name}
-    return {}
 
 
 def _require_same(name, found, option, trained, wanted):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import logging
 
-from zoo.files import locked, replacing
+from zoo.files import WriteError, locked, replacing
 from zoo.weights.kinds import MAX_BYTES, check_size, refuse_page
 from zoo.weights.records.packaged import FOLDER as PACKAGED
 
@@ -34,6 +34,10 @@ SIDECAR = ".sha256"
 
 class ChecksumError(ValueError):
     """A file is not the one that its record describes (FIPS 180-4)."""
+
+
+class FetchError(ValueError):
+    """An answer of a server that is of no use (RFC 9110)."""
 
 
 def locate(record, explicit=None):
@@ -135,7 +139,7 @@ def _explicit(record, path):
 
 
 def _folders(record):
-    """(what it is, folder) of all places on this machine, in the order of the search."""
+    """(what it is, folder) of all places on this machine, in order."""
     if record.format == "folder":
         yield "the package", PACKAGED
     for folder in os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep):
@@ -188,6 +192,8 @@ def _fetch(record, tried):
                 return verified(path, record)
             try:
                 download(url, path, record.checksum)
+            except WriteError:
+                raise  # the disk is full; another URL would not help
             except (OSError, ValueError, http.client.HTTPException) as error:
                 tried.append(f"{url}: {error}")
                 continue
@@ -206,13 +212,14 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
         at_most: bytes.
 
     Raises:
-        ChecksumError: another content. ValueError: a web page, or too large.
-        OSError: no answer, an answer that breaks off, or the disk is full.
+        ChecksumError: another content.
+        ValueError: a web page, too large, or an answer that breaks off.
+        OSError: no answer; a WriteError if the disk is full.
 
     Source: RFC 9110.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"only http and https are fetched, got {url!r}")
+        raise FetchError(f"only http and https are fetched, got {url!r}")
     path = Path(path)
     algorithm = (checksum or "sha256:").partition(":")[0]
     request = urllib.request.Request(url, headers={"User-Agent": _AGENT})
@@ -224,9 +231,9 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
             found = _copy(answer, temporary, algorithm, at_most)
             size = temporary.stat().st_size
             if promised is not None and size != int(promised):
-                raise OSError(f"broke off after {size} of {promised} bytes")
+                raise FetchError(f"broke off after {size} of {promised} bytes")
             if size == 0:
-                raise ValueError("the answer is empty")
+                raise FetchError("the answer is empty")
             if checksum and not found.startswith(checksum):
                 raise ChecksumError(f"the file has {found}, not {checksum}")
     if checksum is None:
@@ -236,22 +243,29 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
 
 def _require_room(promised, at_most):
     if promised is not None and int(promised) > at_most:
-        raise ValueError(f"{promised} bytes are more than the {at_most} that are read")
+        raise FetchError(f"{promised} bytes are more than the {at_most} that are read")
 
 
 def _copy(answer, path, algorithm, at_most):
     """Writes an answer to a file; returns its checksum."""
     known, size = hashlib.new(algorithm), 0
     with open(path, "wb") as file:
-        while chunk := answer.read(_CHUNK):
+        while chunk := _read(answer, size):
             if size == 0:
                 refuse_page(chunk[:4096], "the answer")
             size += len(chunk)
             if size > at_most:
-                raise ValueError(f"more than the {at_most} bytes that are read")
+                raise FetchError(f"more than the {at_most} bytes that are read")
             known.update(chunk)
             file.write(chunk)
     return f"{algorithm}:{known.hexdigest()}"
+
+
+def _read(answer, size):
+    try:
+        return answer.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchError(f"broke off after {size} bytes: {error}") from error
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def test_resnet(bias, tmp_path):
         resnet("m", NETS["26"], 6, None, "rgb"), path, "resnet26_tiny"
     )
     assert found.weights.options == {"stem": "caffe"}
-    assert found.facts == {"producer": "Caffe", "network": "net", "classes": 6}
+    assert found.facts == {"producer": "Caffe", "network": "net", "num_classes": 6}
     images = frames(1, 217, 203)  # 7 x 7 positions remain, after four odd sizes
     expected = forward(net.nodes, data=blue_green_red(images))["fc1000"]
     same(model(images[:, None]), expected)
@@ -204,7 +204,7 @@ def test_released_detector(name, tmp_path):
     )
     model, found = filled(model, path, "rfcn_tiny")
     assert found.weights.options == {"stem": "caffe", "variant": "release"}
-    assert found.facts["classes"] == CLASSES
+    assert found.facts["num_classes"] == CLASSES
     compare_detectors(model, nodes, frames())
 
 
@@ -284,6 +284,13 @@ class TestBadFiles:
     def test_another_architecture(self, nodes, tmp_path):
         self.refused(tmp_path, nodes, "do not fit resnet26_tiny", "resnet26_tiny")
         self.refused(tmp_path, nodes, "do not fit vgg_tiny.*have no place", "vgg_tiny")
+
+    def test_options_that_the_file_contradicts(self, nodes, tmp_path):
+        path = write(tmp_path / "m.caffemodel", nodes)
+        info = zoo.info("resnet_tiny")
+        with pytest.raises(ValueError, match="with stem='caffe', asked for was s"):
+            caffe.convert(path, info, {"stem": "keras"})
+        assert caffe.convert(path, info, {"stem": "caffe"}).rows
 
     def test_an_unknown_architecture(self, tmp_path):
         net = Net()

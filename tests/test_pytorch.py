@@ -65,7 +65,7 @@ class TestTorchvision:
     def test_scores(self, form, recorded, tmp_path):
         model, found = filled(file_of(recorded, form, tmp_path))
         same(model(recorded["images"][:, None]), recorded[f"{form}/scores"])
-        assert found.facts["classes"] == CLASSES
+        assert found.facts["num_classes"] == CLASSES
         assert found.facts.get("epoch") == {"archive": None, "stream": 3}[form]
 
     @pytest.mark.parametrize("form", ["other", "other stream"])
@@ -323,6 +323,11 @@ class TestBadFiles:
     def test_the_state_fits(self, state, tmp_path):
         found = pytorch.convert(archive(tmp_path / "m", state), zoo.info("resnet_tiny"))
         transfer(found.weights, zoo.load("resnet_tiny", **found.weights.options))
+
+    def test_options_that_the_file_contradicts(self, state, tmp_path):
+        path = archive(tmp_path / "m.pth", state)
+        with pytest.raises(ValueError, match="stem='torchvision', asked for was stem="):
+            pytorch.convert(path, zoo.info("resnet_tiny"), {"stem": "keras"})
 
     def test_another_architecture(self, state, tmp_path):
         path = archive(tmp_path / "m.pth", state)

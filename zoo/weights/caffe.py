@@ -46,7 +46,7 @@ def convert(path, info, options=None):
 
     Args:
         path: of the file. info: `ModelInfo` of the model that is to have them.
-        options: of the architecture, as asked for; none changes what is read.
+        options: of the architecture, as asked for; those of the file must be the same.
 
     Returns:
         A `Conversion`; its options are the stem "caffe", and of detectors the variant
@@ -76,8 +76,9 @@ def convert(path, info, options=None):
         raise ValueError(f"{path}, for {info.name}: {error}") from error
     if "rfcn_bbox" in table.layers and "variant" in info.options:
         found["variant"] = "release"
+    require_same(path, found, options or {})
     weights = Weights(str(path), table.layers, found)
-    facts = {"producer": "Caffe", "network": name, "classes": weights.num_classes}
+    facts = {"producer": "Caffe", "network": name, "num_classes": weights.num_classes}
     return Conversion(weights, tuple(table.rows), table.unused, facts)
 
 
@@ -206,6 +207,24 @@ class _Table:
             self.add(target, "bias", bias, f"{name}[1]", "")
         else:
             self.add(target, "bias", np.zeros(filters), "", "0, the layer has no bias")
+
+
+def require_same(path, found, asked):
+    """Raises ValueError where options were asked for that the file contradicts.
+
+    Shapes would not tell: a network with another stem takes the same weights.
+
+    Args:
+        path: of the file. found: its options. asked: by the user.
+
+    Source: He et al. 2015, releases.
+    """
+    for option, value in found.items():
+        if asked.get(option, value) != value:
+            raise ValueError(
+                f"{path} was trained with {option}={value!r}, asked for was "
+                f"{option}={asked[option]!r}; leave the option out."
+            )
 
 
 def vector(name, index, blob, size):

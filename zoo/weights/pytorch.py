@@ -18,6 +18,7 @@ import numpy as np
 
 from zoo.models.resnet import Net, unit_names
 from zoo.weights import pickled, safetensors
+from zoo.weights.caffe import require_same
 from zoo.weights.conversion import Conversion, Row
 from zoo.weights.transfer import Weights
 
@@ -49,7 +50,7 @@ def convert(path, info, options=None):
     Args:
         path: of a `.pth` or `.safetensors` file; which, is told by its content.
         info: `ModelInfo` of the model that is to have them.
-        options: of the architecture, as asked for; none changes what is read.
+        options: of the architecture, as asked for; those of the file must be the same.
 
     Returns:
         A `Conversion`; its options are the stem "torchvision".
@@ -61,6 +62,7 @@ def convert(path, info, options=None):
 
     Source: He et al. 2015; torchvision (Marcel and Rodriguez 2010).
     """
+    require_same(path, {"stem": STEM}, options or {})
     if safetensors.recognises(path):
         tensors, facts = safetensors.read(path)
     else:
@@ -72,7 +74,7 @@ def convert(path, info, options=None):
     except ValueError as error:
         raise ValueError(f"{path}, for {info.name}: {error}") from error
     weights = Weights(str(path), table.layers, {"stem": STEM})
-    known = {"producer": "PyTorch", "classes": weights.num_classes}
+    known = {"producer": "PyTorch", "num_classes": weights.num_classes}
     return Conversion(weights, tuple(table.rows), table.unused, {**facts, **known})
 
 

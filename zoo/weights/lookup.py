@@ -25,6 +25,7 @@ from absl import logging
 from zoo.files import WriteError, locked, replacing
 from zoo.weights.kinds import MAX_BYTES, check_size, refuse_page
 from zoo.weights.records.packaged import FOLDER as PACKAGED
+from zoo.weights.records.packaged import RECORD
 
 TIMEOUT = 30  # seconds without a byte
 _CHUNK = 2**20
@@ -71,6 +72,19 @@ def locate(record, explicit=None):
     if found:
         return found
     raise FileNotFoundError(_advice(record, tried))
+
+
+def published(name):
+    """The folder of weights that somebody has published, by name; None if absent.
+
+    Args:
+        name: "model.tag". Looked for in the folders of ZOO_WEIGHTS and in the cache.
+
+    Source: ours.
+    """
+    folders = [Path(f).expanduser() for f in _given()]
+    found = (folder / name for folder in (*folders, cache_folder()))
+    return next((path for path in found if _is_folder(path)), None)
 
 
 def cache_folder():
@@ -142,13 +156,23 @@ def _folders(record):
     """(what it is, folder) of all places on this machine, in order."""
     if record.format == "folder":
         yield "the package", PACKAGED
-    for folder in os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep):
-        if folder:
-            yield "ZOO_WEIGHTS", Path(folder).expanduser()
-    yield "the cache", cache_folder() / record.name
+    for folder in _given():
+        yield "ZOO_WEIGHTS", Path(folder).expanduser()
+    yield "the cache", _cached(record)
     if record.format == "keras_applications":
         home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
         yield "Keras' cache", home / "models"
+
+
+def _cached(record):
+    """The folder of the cache in which the file or folder of a record stands."""
+    is_folder = record.format == "folder"
+    return cache_folder() if is_folder else cache_folder() / record.name
+
+
+def _given():
+    folders = os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep)
+    return [folder for folder in folders if folder]
 
 
 def _inside(folder, record):
@@ -160,17 +184,16 @@ def _inside(folder, record):
 
 
 def _is_folder(path):
-    from zoo.weights.records.packaged import RECORD
-
     return (path / RECORD).is_file()
 
 
 def _advice(record, tried):
     lines = [f"The weights {record.name} were not found. Tried:"]
     lines += [f"  {line}" for line in tried]
+    what = "folder" if record.format == "folder" else "file"
     file = f'"{record.files[0]}"'
     lines += [
-        f"Get the file {file} elsewhere and put it into {cache_folder() / record.name} "
+        f"Get the {what} {file} elsewhere and put it into {_cached(record)} "
         f"or a folder that ZOO_WEIGHTS names, or pass its path: zoo.load("
         f"{record.name!r}, weights=PATH)."
     ]
@@ -185,7 +208,7 @@ def _fetch(record, tried):
     if is_offline():
         tried += [f"{url}: not asked, ZOO_OFFLINE is set" for url in record.sources]
         return None
-    path = cache_folder() / record.name / record.files[0]
+    path = _cached(record) / record.files[0]
     for url in record.sources:
         with _one_at_a_time(record):
             if path.is_file():  # another process was faster

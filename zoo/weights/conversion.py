@@ -229,14 +229,13 @@ def stem_of(model):
     if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
+    strides = getattr(layers.get("res3a_branch2b"), "strides", None)
     offset = getattr(layers.get("flow_normalization"), "offset", None)
     for name, known in STEMS.items():
-        padding = layers["pool1"].padding
-        if (
-            known.pool_padding == padding
-            and mean in (None, known.mean)
-            and offset in (None, known.flow_offset)
-        ):
+        same = known.pool_padding == layers["pool1"].padding
+        same = same and strides in (None, 2 if known.stride_on == "3x3" else 1)
+        same = same and offset in (None, known.flow_offset)
+        if same and mean in (None, known.mean):
             return {"stem": name}
     return {}
 

@@ -328,6 +328,15 @@ def add_layer(kind, x="res5ax", **block):
     return lambda net: net.add("extra", kind, x, "extra", at=len(net.layers), **block)
 
 
+def swap(net, relu, norm):
+    """The nonlinearity before the normalisation."""
+    relu, norm = net.layer(relu), net.layer(norm)
+    first, last = norm["inputs"][0], relu["outputs"][0]
+    relu["inputs"][0], norm["inputs"][0] = first, relu["outputs"][0]
+    norm["outputs"][0], relu["outputs"][0] = last, "swapped"
+    norm["inputs"][0] = "swapped"
+
+
 BAD = {
     "holds float NaN": (
         change_param("res2a_branch1_filter", lambda v: v * np.nan),
@@ -388,6 +397,18 @@ BAD = {
             averageImage=np.full((1, 1, 3), 100, "f4")
         ),
         r"mean colour \[100.0, 100.0, 100.0\] is not that of resnet_tiny",
+    ),
+    "other order": (
+        lambda net: swap(net, "res2a_branch2b_relu", "bn2a_branch2b"),
+        "whose res2a_branch2c reads res2a_branch2b, BatchNorm, ReLU in between",
+    ),
+    "other shortcut": (
+        lambda net: net.layer("res3a")["inputs"].__setitem__(0, "res2ax"),
+        "a residual unit res3a of res2a_relu and bn3a_branch2c, which is none of",
+    ),
+    "other input": (
+        lambda net: net.layer("res3a_branch2a")["inputs"].__setitem__(0, "res2a"),
+        "whose res3a_branch2a reads res2a, nothing in between",
     ),
     "maximum over some frames": (
         add_layer(

@@ -22,6 +22,7 @@ from zoo.models.resnet import STEMS
 from zoo.weights import matconvnet_network
 from zoo.weights.conversion import Conversion, Row
 from zoo.weights.matconvnet_options import options_of
+from zoo.weights.matconvnet_trunk import require_residual
 from zoo.weights.matconvnet_wiring import Wiring, fail
 from zoo.weights.transfer import Weights
 
@@ -58,6 +59,8 @@ def convert(path, info, options=None):
     wiring = Wiring(network)
     _require_known(network)
     _require_streams(wiring, info)
+    if wiring.resnet:
+        require_residual(wiring)
     reader = _Reader(network, wiring)
     reader.match_mean(info)
     found = options_of(wiring, info) | reader.flow_options(info) | (options or {})

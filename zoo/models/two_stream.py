@@ -45,7 +45,7 @@ def two_trunks(inputs, nets, stage, stem="caffe", sub_batch=None):
     )
     for number in (2, 3, 4, 5):
         of_stage = [
-            units(number, net, sub_batch, f"{stream}_")
+            units(number, net, sub_batch, f"{stream}_", stem)
             for stream, net in zip(STREAMS, nets, strict=True)
         ]
         a, m = stage(a, m, *of_stage)
@@ -92,7 +92,7 @@ def two_stream_resnet(
         num_classes, classifier_activation: of the classifiers.
         stream_weights: of appearance and motion in the average, (1, 3) on HMDB51.
         dropout: before the classifier of the motion stream, in training.
-        stem: "caffe" or "keras", see `resnet.STEMS`.
+        stem: "caffe", "keras" or "torchvision", see `resnet.STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
 
     Raises:

@@ -12,10 +12,12 @@ import dataclasses
 import fnmatch
 import importlib
 import re
+import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
+from absl import logging
 
 from zoo import registry
 from zoo.models.inputs import STREAMS
@@ -96,6 +98,7 @@ def convert_file(path, model, options=None, allow_unused=(), allow_unset=()):
     info = registry.info(model)
     conversion = read(path, info, options, allow_unused)
     found = conversion.weights
+    warn_of_stem(info, found, options or {})
     mine = {k: v for k, v in (options or {}).items() if k in info.options}
     arguments = {**_known(found.options, info), **mine}
     if found.task == info.task and found.num_classes is not None:
@@ -160,6 +163,18 @@ def table(conversion):
     return "\n".join(lines)
 
 
+def warn_of_stem(info, found, options):
+    """Says it where nobody knows which stem a network was trained with (ours)."""
+    if "stem" in set(info.options) - set(found.options) - set(options):
+        logging.warning(
+            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
+            "stem=... to be sure.",
+            info.name,
+            found.origin,
+            info.options["stem"],
+        )
+
+
 def predecessor(info):
     """The model of colour images that one of a single stream starts from (4.3.1)."""
     return info.warm_start or info.name
@@ -196,8 +211,11 @@ def _of_folder(path):
 
 def _load_keras(path):
     try:
-        # Keras' safe mode: a model with code in it is refused.
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with tempfile.TemporaryDirectory() as other:
+            named = Path(other) / "model.keras"  # Keras goes by the ending
+            named.symlink_to(path.resolve())
+            # Keras' safe mode: a model with code in it is refused.
+            return keras.models.load_model(named, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is not a readable .keras model: {reason}") from error
@@ -211,14 +229,13 @@ def stem_of(model):
     if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
+    strides = getattr(layers.get("res3a_branch2b"), "strides", None)
     offset = getattr(layers.get("flow_normalization"), "offset", None)
     for name, known in STEMS.items():
-        padding = layers["pool1"].padding
-        if (
-            known.pool_padding == padding
-            and mean in (None, known.mean)
-            and offset in (None, known.flow_offset)
-        ):
+        same = known.pool_padding == layers["pool1"].padding
+        same = same and strides in (None, 2 if known.stride_on == "3x3" else 1)
+        same = same and offset in (None, known.flow_offset)
+        if same and mean in (None, known.mean):
             return {"stem": name}
     return {}
 

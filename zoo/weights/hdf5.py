@@ -72,7 +72,7 @@ def _read(path, reader, ending):
     path, size = Path(path), check_size(path)
     try:
         with h5py.File(path) as file:
-            _check_declared(file, size, path)
+            _check(file, size, path)
             reader(file)
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         with open(path, "rb") as file:
@@ -84,11 +84,23 @@ def _read(path, reader, ending):
         ) from error
 
 
-def _check_declared(file, size, path):
-    """Refuses arrays that the file declares but does not hold."""
+def check(path):
+    """Refuses a file that declares arrays which it does not hold.
+
+    Raises:
+        ValueError: such a file; the message names the array.
+        OSError: no HDF5 file.
+
+    Source: The HDF Group's file format, version 1.10.
+    """
+    with h5py.File(path) as file:
+        _check(file, check_size(path), path)
+
+
+def _check(file, size, path):
     total = 0
 
-    def check(key, item):
+    def look(key, item):
         nonlocal total
         if not isinstance(item, h5py.Dataset):
             return
@@ -101,7 +113,7 @@ def _check_declared(file, size, path):
                 f"file has {stored}; it is damaged or made to exhaust memory."
             )
 
-    file.visititems(check)
+    file.visititems(look)
     if total > MAX_BYTES or total > 64 * max(size, 2**20):
         raise ValueError(
             f"{path}: arrays of {total} bytes are declared in a file of {size}; it is "

@@ -33,14 +33,7 @@ def load(name, weights, num_classes, classifier_activation, **options):
     if weights is None:
         return registry.build(name, **arguments)
     found = find(info, weights, options)
-    if "stem" in set(info.options) - set(found.options) - set(options):
-        logging.warning(
-            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
-            "stem=... to be sure.",
-            name,
-            found.origin,
-            info.options["stem"],
-        )
+    conversion.warn_of_stem(info, found, options)
     same_task = found.task == info.task
     if num_classes is None and same_task and found.num_classes is not None:
         arguments["num_classes"] = found.num_classes
@@ -90,10 +83,9 @@ def find(info, weights, options=None):
         found = _of_record(info, record, None, options)
         rule = "tiled" if weights.endswith(TILED) else "mean"
         return dataclasses.replace(found, first_layer=rule)
-    known = records.all_records()
     for name in (f"{info.name}.{weights}", str(weights)):
-        if name in known:
-            return _of_record(info, known[name], None, options)
+        if record := _record(name):
+            return _of_record(info, record, None, options)
     path = Path(weights).expanduser()
     if not path.exists():
         raise FileNotFoundError(_no_such(info, weights))
@@ -117,11 +109,20 @@ def _of_name(name, weights):
         )
     path = None if weights is None else Path(weights).expanduser()
     record = path and path.is_dir() and publishing.read_record(path)
-    if not record:
-        record = records.find(name)
-    elif record.name != name:
+    if record and record.name != name:
         raise ValueError(f"{path} holds the weights {record.name}, not {name}.")
+    record = record or _record(name) or records.find(name)
     return record.model, _Found(record, path)
+
+
+def _record(name):
+    """The record of a name, ours or of a folder that somebody published, or None."""
+    known = records.all_records().get(name)
+    if known is None and "/" not in name and (path := lookup.published(name)):
+        known = publishing.read_record(path)
+        if known.name != name:
+            raise ValueError(f"{path} holds the weights {known.name}, not {name}.")
+    return known
 
 
 def _of_record(info, record, explicit, options):

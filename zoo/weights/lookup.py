@@ -22,9 +22,10 @@ from pathlib import Path
 
 from absl import logging
 
-from zoo.files import locked, replacing
+from zoo.files import WriteError, locked, replacing
 from zoo.weights.kinds import MAX_BYTES, check_size, refuse_page
 from zoo.weights.records.packaged import FOLDER as PACKAGED
+from zoo.weights.records.packaged import RECORD
 
 TIMEOUT = 30  # seconds without a byte
 _CHUNK = 2**20
@@ -34,6 +35,10 @@ SIDECAR = ".sha256"
 
 class ChecksumError(ValueError):
     """A file is not the one that its record describes (FIPS 180-4)."""
+
+
+class FetchError(ValueError):
+    """An answer of a server that is of no use (RFC 9110)."""
 
 
 def locate(record, explicit=None):
@@ -67,6 +72,19 @@ def locate(record, explicit=None):
     if found:
         return found
     raise FileNotFoundError(_advice(record, tried))
+
+
+def published(name):
+    """The folder of weights that somebody has published, by name; None if absent.
+
+    Args:
+        name: "model.tag". Looked for in the folders of ZOO_WEIGHTS and in the cache.
+
+    Source: ours.
+    """
+    folders = [Path(f).expanduser() for f in _given()]
+    found = (folder / name for folder in (*folders, cache_folder()))
+    return next((path for path in found if _is_folder(path)), None)
 
 
 def cache_folder():
@@ -138,13 +156,23 @@ def _folders(record):
     """(what it is, folder) of all places on this machine, in order."""
     if record.format == "folder":
         yield "the package", PACKAGED
-    for folder in os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep):
-        if folder:
-            yield "ZOO_WEIGHTS", Path(folder).expanduser()
-    yield "the cache", cache_folder() / record.name
+    for folder in _given():
+        yield "ZOO_WEIGHTS", Path(folder).expanduser()
+    yield "the cache", _cached(record)
     if record.format == "keras_applications":
         home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
         yield "Keras' cache", home / "models"
+
+
+def _cached(record):
+    """The folder of the cache in which the file or folder of a record stands."""
+    is_folder = record.format == "folder"
+    return cache_folder() if is_folder else cache_folder() / record.name
+
+
+def _given():
+    folders = os.environ.get("ZOO_WEIGHTS", "").split(os.pathsep)
+    return [folder for folder in folders if folder]
 
 
 def _inside(folder, record):
@@ -156,17 +184,16 @@ def _inside(folder, record):
 
 
 def _is_folder(path):
-    from zoo.weights.records.packaged import RECORD
-
     return (path / RECORD).is_file()
 
 
 def _advice(record, tried):
     lines = [f"The weights {record.name} were not found. Tried:"]
     lines += [f"  {line}" for line in tried]
+    what = "folder" if record.format == "folder" else "file"
     file = f'"{record.files[0]}"'
     lines += [
-        f"Get the file {file} elsewhere and put it into {cache_folder() / record.name} "
+        f"Get the {what} {file} elsewhere and put it into {_cached(record)} "
         f"or a folder that ZOO_WEIGHTS names, or pass its path: zoo.load("
         f"{record.name!r}, weights=PATH)."
     ]
@@ -181,13 +208,15 @@ def _fetch(record, tried):
     if is_offline():
         tried += [f"{url}: not asked, ZOO_OFFLINE is set" for url in record.sources]
         return None
-    path = cache_folder() / record.name / record.files[0]
+    path = _cached(record) / record.files[0]
     for url in record.sources:
         with _one_at_a_time(record):
             if path.is_file():  # another process was faster
                 return verified(path, record)
             try:
                 download(url, path, record.checksum)
+            except WriteError:
+                raise  # the disk is full; another URL would not help
             except (OSError, ValueError, http.client.HTTPException) as error:
                 tried.append(f"{url}: {error}")
                 continue
@@ -206,13 +235,14 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
         at_most: bytes.
 
     Raises:
-        ChecksumError: another content. ValueError: a web page, or too large.
-        OSError: no answer, an answer that breaks off, or the disk is full.
+        ChecksumError: another content.
+        ValueError: a web page, too large, or an answer that breaks off.
+        OSError: no answer; a WriteError if the disk is full.
 
     Source: RFC 9110.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"only http and https are fetched, got {url!r}")
+        raise FetchError(f"only http and https are fetched, got {url!r}")
     path = Path(path)
     algorithm = (checksum or "sha256:").partition(":")[0]
     request = urllib.request.Request(url, headers={"User-Agent": _AGENT})
@@ -224,9 +254,9 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
             found = _copy(answer, temporary, algorithm, at_most)
             size = temporary.stat().st_size
             if promised is not None and size != int(promised):
-                raise OSError(f"broke off after {size} of {promised} bytes")
+                raise FetchError(f"broke off after {size} of {promised} bytes")
             if size == 0:
-                raise ValueError("the answer is empty")
+                raise FetchError("the answer is empty")
             if checksum and not found.startswith(checksum):
                 raise ChecksumError(f"the file has {found}, not {checksum}")
     if checksum is None:
@@ -236,22 +266,29 @@ def download(url, path, checksum=None, at_most=MAX_BYTES):
 
 def _require_room(promised, at_most):
     if promised is not None and int(promised) > at_most:
-        raise ValueError(f"{promised} bytes are more than the {at_most} that are read")
+        raise FetchError(f"{promised} bytes are more than the {at_most} that are read")
 
 
 def _copy(answer, path, algorithm, at_most):
     """Writes an answer to a file; returns its checksum."""
     known, size = hashlib.new(algorithm), 0
     with open(path, "wb") as file:
-        while chunk := answer.read(_CHUNK):
+        while chunk := _read(answer, size):
             if size == 0:
                 refuse_page(chunk[:4096], "the answer")
             size += len(chunk)
             if size > at_most:
-                raise ValueError(f"more than the {at_most} bytes that are read")
+                raise FetchError(f"more than the {at_most} bytes that are read")
             known.update(chunk)
             file.write(chunk)
     return f"{algorithm}:{known.hexdigest()}"
+
+
+def _read(answer, size):
+    try:
+        return answer.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchError(f"broke off after {size} bytes: {error}") from error
 
 
 @contextlib.contextmanager

@@ -21,10 +21,9 @@ from zoo.weights import folder, lookup
 from zoo.weights.record import UNKNOWN, WeightRecord, from_json, to_json
 from zoo.weights.records.packaged import RECORD
 
-LABELS, CARD, SUMS = "labels.txt", "README.md", "SHA256SUMS"
+LABELS, CARD = "labels.txt", "README.md"
 FILES = (RECORD, folder.RECORD, folder.WEIGHTS, LABELS, CARD)
 _TAG = re.compile(r"[a-z0-9_]+")
-_MAX_TEXT = 2**20  # bytes of anything but weights
 
 
 def publish(model_folder, out, tag, *, summary="", licence=UNKNOWN, **facts):
@@ -81,7 +80,7 @@ def publish(model_folder, out, tag, *, summary="", licence=UNKNOWN, **facts):
         with replacing(target / file) as path:
             path.write_text(text, "utf-8")
     sums = (f"{lookup.digest(target / f).partition(':')[2]}  {f}\n" for f in FILES)
-    with replacing(target / SUMS) as path:
+    with replacing(target / folder.SUMS) as path:
         path.write_text("".join(sums), "utf-8")
     return target
 
@@ -90,66 +89,59 @@ def read_record(path):
     """The `WeightRecord` of a published folder, or None of another model folder.
 
     Raises:
+        ChecksumError: a record that is not the one that was published.
         ValueError: a record that cannot be read.
 
     Source: the format is ours.
     """
-    file = Path(path) / RECORD
-    if not file.is_file():
+    path = Path(path)
+    if not (path / RECORD).is_file():
         return None
-    lookup.check_size(file, _MAX_TEXT)
-    try:
-        return from_json(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is {error}.") from error
+    if not (path / folder.SUMS).is_file():
+        raise lookup.ChecksumError(
+            f"{path} is incomplete: {folder.SUMS} is missing. Copy the folder again."
+        )
+    folder.verify(path, RECORD)
+    return _parsed(path / RECORD)
 
 
 def verify(path):
     """Holds a published folder to its checksums; other folders have none.
 
     Raises:
-        ChecksumError: a file is missing or not the one that was published.
+        ChecksumError: a file is missing or is not the one that was published.
 
     Source: FIPS 180-4.
     """
-    path = Path(path)
-    record = read_record(path)
+    path, record = Path(path), read_record(path)
     if record is None:
         return
-    sums = _sums(path)
-    for file in FILES:
-        if not (path / file).is_file():
-            raise lookup.ChecksumError(
-                f"{path} is incomplete: {file} is missing. Copy the folder again."
-            )
-        found = lookup.digest(path / file).partition(":")[2]
-        if found != sums.get(file):
-            raise lookup.ChecksumError(
-                f"{path / file} is not the file that was published: its SHA-256 is "
-                f"{found}, {SUMS} has {sums.get(file)}. Copy the folder again."
-            )
+    folder.verify(path)
+    sums = folder.read_sums(path)
+    if missing := sorted(set(FILES) - set(sums)):
+        raise lookup.ChecksumError(
+            f"{path}: {folder.SUMS} lacks {', '.join(missing)}. Copy the folder again."
+        )
     if record.checksum != f"sha256:{sums[folder.WEIGHTS]}":
         raise lookup.ChecksumError(
-            f"{path}: {RECORD} has {record.checksum} for {folder.WEIGHTS}, {SUMS} has "
-            f"another. Copy the folder again."
+            f"{path}: {RECORD} has {record.checksum} for {folder.WEIGHTS}, "
+            f"{folder.SUMS} has another. Copy the folder again."
         )
 
 
-def _sums(path):
-    file = path / SUMS
-    if not file.is_file():
-        raise lookup.ChecksumError(
-            f"{path} is incomplete: {SUMS} is missing. Copy the folder again."
-        )
-    lookup.check_size(file, _MAX_TEXT)
-    lines = (line.split(maxsplit=1) for line in file.read_text("utf-8").splitlines())
-    return {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
+def _parsed(file):
+    lookup.check_size(file, folder.MAX_TEXT)
+    try:
+        return from_json(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is {error}.") from error
 
 
 def _require_free(target, record):
     if not target.exists():
         return
-    there = read_record(target) if target.is_dir() else None
+    file = target / RECORD
+    there = _parsed(file) if file.is_file() else None
     if there is None or there.name != record.name:
         raise ValueError(
             f"{target} exists and is not an earlier {record.name}; choose another "
@@ -177,7 +169,7 @@ def card(record, model_record, parameters):
         "```python\nimport zoo\n\n"
         f'model = zoo.load("{record.name}", weights="PATH/OF/THIS/FOLDER")\n```',
         "## Model",
-        f"{info.summary} (thesis {info.section}); {parameters:,} weights.",
+        f"{info.summary}; {parameters:,} weights.",
         "\n".join(inputs),
         "\n".join(["Options other than the defaults:", "", *options])
         if options
@@ -226,12 +218,11 @@ def _view(known):
 
 
 def _limits(record, known):
-    measured = {m.data for m in record.metrics}
     lines = [
         "It answers with one of its classes whatever it is shown, and its scores are "
         "no probabilities of being right.",
-        f"Nothing is known of other data than {', '.join(sorted(measured))}."
-        if measured
+        "Nothing is known of other data than those above."
+        if record.metrics
         else "Nothing is known of how well it does on any data.",
     ]
     if not known.flip:

@@ -99,6 +99,8 @@ class WeightRecord:
     def __post_init__(self):
         for field in ("files", "sources", "allow_unused", "metrics"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not isinstance(self.labels, str):
+            object.__setattr__(self, "labels", tuple(self.labels))
         for field in ("options", "inputs"):
             view = types.MappingProxyType(dict(getattr(self, field)))
             object.__setattr__(self, field, view)
@@ -128,7 +130,7 @@ class WeightRecord:
         """The labels in the order of the scores, or () where unknown (ours)."""
         if isinstance(self.labels, str):
             return read_labels(self.labels)
-        return tuple(self.labels)
+        return self.labels
 
     def __str__(self):
         options = ", ".join(f"{k}={v!r}" for k, v in self.options.items())

@@ -12,6 +12,7 @@ _README = "README of the released code"
 _FILES = {
     "rfcn_resnet50": ("ResNet-50-D-ilsvrc-vid", 0.721, "single frames", _README),
     "rfcn_resnet101": ("ResNet101-D-ilsvrc-vid", 0.741, "single frames", _README),
+    "rfcn_resnext101": ("ResNeXt101-D-ilsvrc-vid", 0.759, "single frames", _README),
     "detect_track_resnet50": ("ResNet-50-DT-ilsvrc-vid", 0.765, "tubes", _README),
     "detect_track_resnet101": (
         "ResNet-101-DT-ilsvrc-vid",

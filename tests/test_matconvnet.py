@@ -201,6 +201,18 @@ def test_converted_model_computes_what_the_source_does(case, tmp_path):
             np.testing.assert_allclose(found[stream] / scale, scores / scale, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_t_resnet_of_fifty_layers(tmp_path):
+    """Names and shapes as released; units a and c have a branch over time."""
+    net = networks.temporal_residual(networks.resnet((3, 4, 6, 3), 64))
+    path = write(tmp_path / "net.mat", {"net": as_dag(net)})
+    model, _ = converted(path, "t_resnet50")
+    given = clips(4, (64, 64), videos=1)
+    scores = expected(net, given, networks.MEAN_RESNET)[""].mean((1, 2, 3))
+    found, scale = model(given["rgb"]), np.abs(scores).max()
+    np.testing.assert_allclose(found / scale, scores / scale, atol=1e-4)
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_simplenn_equals_its_dagnn(early, tmp_path):
     net = tiny_vgg(released=not early)
@@ -465,6 +477,14 @@ BAD_STREAMS = {
         lambda: st_mulnet(pattern="res[23]b_branch2b"),
         "filters over time at appearance_res2b_branch2b_time",
     ),
+    "one softmax for both": (
+        lambda: with_one_softmax(st_mulnet()),
+        "a layer both of kind Concat that joins pool5_spatial, pool5_temporal",
+    ),
+    "scaled": (
+        lambda: scaled(st_mulnet()),
+        "a layer res2a_relu_spatial_sum of kind Mul that joins",
+    ),
     "flow's mean": (
         lambda: other_zero(st_mulnet()),
         "a mean of flow of 120, not 128",
@@ -490,6 +510,21 @@ def wrongly_read(net):
 def from_relu(net):
     layer, own = (net.layer(f"res2a_relu_spatial{end}") for end in ("_sum", ""))
     layer["inputs"][1] = own["outputs"][0]
+    return net
+
+
+def with_one_softmax(net):
+    net.add("both", "Concat", ["pool5_spatial", "pool5_temporal"], "both", dim=3.0)
+    return net
+
+
+def scaled(net):
+    """The author's option doScale, which no released file has."""
+    layer, name = net.layer("res2a_relu_spatial_sum"), "res2a_relu_spatial_scale"
+    net.params |= {f"{name}_{end}": np.ones((1, 1, 32), "f4") for end in "fb"}
+    params = [f"{name}_f", f"{name}_b"]
+    net.add(name, "Scale", layer["inputs"][0], name, params, hasBias=True)
+    layer["inputs"][0] = name
     return net
 
 

@@ -42,8 +42,7 @@ def convert(path, info, options=None):
     Args:
         path: of a SimpleNN or DagNN `.mat` file.
         info: `ModelInfo` of the model they are for.
-        options: architecture options that the caller wants, which win over those read
-            from the file.
+        options: of the caller; none is needed, since a file has its architecture.
 
     Returns:
         A `Conversion`.
@@ -59,11 +58,12 @@ def convert(path, info, options=None):
     wiring = Wiring(network)
     _require_known(network)
     _require_streams(wiring, info)
+    found = options_of(wiring, info)
     if wiring.resnet:
         require_residual(wiring)
     reader = _Reader(network, wiring)
     reader.match_mean(info)
-    found = options_of(wiring, info) | reader.flow_options(info) | (options or {})
+    found |= reader.flow_options(info)
     _require_options(network, found, info)
     weights = Weights(str(path), reader.ordered(), found, geometry=reader.geometry)
     unused = tuple(name for name in network.params if name not in reader.used)

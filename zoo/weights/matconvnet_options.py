@@ -30,6 +30,7 @@ def options_of(wiring, info):
 
     Source: thesis chapters 3 to 5 and 7; the author's MATLAB code.
     """
+    _require_joints(wiring)
     if not wiring.resnet:
         found = _fusion(wiring) if wiring.two_streams else {}
     elif wiring.two_streams:
@@ -44,6 +45,19 @@ def options_of(wiring, info):
     if len(rates) == 1 and "dropout" in info.options:
         found["dropout"] = rates.pop()
     return found
+
+
+def _require_joints(wiring):
+    """Products, and concatenations of VGGs, join two streams; others have no place."""
+    for layer in _layers(wiring, "Mul", "Concat"):
+        sources = wiring.network.sources(layer)
+        streams = {wiring.stream(source) for source in sources if source}
+        if len(streams) < 2 or (layer.kind == "Concat" and wiring.resnet):
+            fail(
+                wiring.network,
+                f"a layer {layer.name} of kind {layer.kind} that joins "
+                f"{', '.join(layer.inputs)}; no network of the zoo does",
+            )
 
 
 def _layers(wiring, *kinds):

@@ -388,6 +388,15 @@ BAD = {
         r"layers of kind Sigmoid \(extra\), accepted are BatchNorm",
     ),
     "leak": (change_block("conv1_relu", leak=0.1), "leaky ReLUs"),
+    "circle": (
+        lambda net: net.layer("pool1")["inputs"].__setitem__(0, "res2ax"),
+        "layer pool1 depends on its own output",
+    ),
+    "setting": (
+        change_block("pool1", stride="2"),
+        "has stride='2', numbers are needed",
+    ),
+    "method": (change_block("pool1", method="med"), "pooling pool1 by 'med'"),
     "window": (
         change_block("pool1", poolSize=np.array([[3.0, 2.0]])),
         r"a pooling pool1 of window \(3, 2\)",

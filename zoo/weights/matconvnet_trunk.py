@@ -53,10 +53,10 @@ def _predecessors(wiring):
 def _back(wiring, layer):
     """(kinds passed, the convolution, sum or product reached) going up from a layer."""
     passed = []
-    layer = wiring.network.sources(layer)[0]
+    layer = wiring.network.source(layer)
     while layer is not None and layer.kind in PASSED and not _is_conv(wiring, layer):
         passed.append(layer.kind)
-        layer = wiring.network.sources(layer)[0]
+        layer = wiring.network.source(layer)
     if layer is not None and layer.kind == "Sum":  # W2 x and what is filtered over time
         convs = [x for x in wiring.network.sources(layer) if _is_conv(wiring, x)]
         layer = convs[0] if convs else layer
@@ -104,7 +104,7 @@ def _require_sum(wiring, layer, unit, before):
     stream, branches = wiring.stream(layer), {}
     for source in wiring.network.sources(layer):
         if source is not None and source.kind == "BatchNorm":
-            conv = wiring.network.sources(source)[0]
+            conv = wiring.network.source(source)
             branches[conv and wiring.base(conv)] = source
     rest = [x for x in wiring.network.sources(layer) if x not in branches.values()]
     wanted, right = {f"res{unit}_branch2c"}, not rest

@@ -2,6 +2,7 @@
 
 import dataclasses
 import urllib.parse
+import zipfile
 
 import pytest
 
@@ -79,8 +80,9 @@ def test_labels():
     assert hmdb.index("sword_exercise") + 1 == hmdb.index("sword")
     assert read_labels("imagenet")[207] == "golden retriever"
     assert read_labels("ucf101")[34:36] == ("Hammering", "HammerThrow")
-    with pytest.raises(ValueError, match="No labels 'ucf'; there are hmdb51, imagenet"):
-        read_labels("ucf")
+    for name in ("ucf", "../labels/ucf101"):
+        with pytest.raises(ValueError, match=f"No labels '{name}'; there are hmdb51"):
+            read_labels(name)
 
 
 def test_a_record_survives_its_file():
@@ -108,6 +110,8 @@ def test_bad_records():
         WeightRecord("m", "t", "zip", **ONE)
     with pytest.raises(ValueError, match="3 labels for 2 classes"):
         WeightRecord("m", "t", "caffe", **ONE, labels=("a", "b", "c"))
+    with pytest.raises(ValueError, match="'../m.t' must be a model and a tag"):
+        WeightRecord("../m", "t", "caffe", **ONE)
     for name in ("../a.mat", "/a.mat", ".."):
         with pytest.raises(ValueError, match="must be names without folders"):
             WeightRecord("m", "t", "caffe", **{**ONE, "files": (name,)})
@@ -164,12 +168,20 @@ def test_what_is_no_file_of_weights(content, message, tmp_path):
 
 
 def test_archives_of_other_things(tmp_path):
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("../../escape.mat", "x")
     with pytest.raises(ValueError, match="escape.mat in it, .* archives are not unpac"):
         kinds.kind_of(tmp_path / "a.zip")
+
+
+def test_archives_that_unpack_to_much(tmp_path):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("config.json", "metadata.json"):
+            archive.writestr(name, "{}")
+        archive.writestr("model.weights.h5", bytes(100 * 2**20))
+    with pytest.raises(ValueError, match="that unpacks to 104857604; it is damaged or"):
+        kinds.kind_of(path)
 
 
 def test_too_large(tmp_path, monkeypatch):

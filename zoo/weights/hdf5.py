@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 
-from zoo.weights.kinds import MAX_BYTES, check_size, refuse_page
+from zoo.weights.kinds import MAX_BYTES, MAX_RATIO, check_size, refuse_page
 from zoo.weights.transfer import Weights
 
 
@@ -114,7 +114,7 @@ def _check(file, size, path):
             )
 
     file.visititems(look)
-    if total > MAX_BYTES or total > 64 * max(size, 2**20):
+    if total > MAX_BYTES or total > MAX_RATIO * max(size, 2**20):
         raise ValueError(
             f"{path}: arrays of {total} bytes are declared in a file of {size}; it is "
             "damaged or made to exhaust memory."

@@ -12,6 +12,9 @@ from pathlib import Path
 MAX_BYTES = 4 * 2**30
 """Of a file of weights; the largest network of the thesis has 1.1 GB."""
 
+MAX_RATIO = 64
+"""Of what is in a packed file to the file itself; weights hardly pack at all."""
+
 HDF5 = b"\x89HDF\r\n\x1a\n"
 _START = 4096
 _TEXT = re.compile(
@@ -136,11 +139,17 @@ def _kind_of_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            total = sum(member.file_size for member in archive.infolist())
     except zipfile.BadZipFile as error:
         raise ValueError(
             f"{path} is not a readable .keras or .pth file ({error}): a zip archive "
             "that is truncated or damaged. Download or save it again."
         ) from error
+    if total > min(MAX_BYTES, MAX_RATIO * max(path.stat().st_size, 2**20)):
+        raise ValueError(
+            f"{path} is an archive of {path.stat().st_size} bytes that unpacks to "
+            f"{total}; it is damaged or made to exhaust memory."
+        )
     if "config.json" in names and "metadata.json" in names:
         return "keras"
     if any(name.endswith("data.pkl") for name in names):

@@ -5,6 +5,7 @@ Source: the fields are ours, after model cards (Mitchell et al. 2019).
 
 import dataclasses
 import json
+import re
 import types
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FORMATS = {
     "caffe": "a .caffemodel file",
     "pytorch": "a .pth or .safetensors file",
 }
+_NAME = re.compile(r"[A-Za-z0-9_]+")
 UNKNOWN = "unknown: not stated where the weights were published"
 
 
@@ -104,6 +106,11 @@ class WeightRecord:
         for field in ("options", "inputs"):
             view = types.MappingProxyType(dict(getattr(self, field)))
             object.__setattr__(self, field, view)
+        if not (_NAME.fullmatch(str(self.model)) and _NAME.fullmatch(str(self.tag))):
+            raise ValueError(
+                f"{self.name!r} must be a model and a tag, each of letters, digits and "
+                "underscores."
+            )
         if self.format not in FORMATS:
             raise ValueError(
                 f"{self.name}: unknown format {self.format!r}; accepted are "
@@ -165,7 +172,7 @@ def read_labels(name):
     Source: the data sets' own lists.
     """
     path = ASSETS / "labels" / f"{name}.txt"
-    if not path.is_file():
+    if path.parent != ASSETS / "labels" or not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.txt"))
         raise ValueError(f"No labels {name!r}; there are {', '.join(known)}.")
     return tuple(path.read_text("utf-8").splitlines())

@@ -201,6 +201,18 @@ def test_converted_model_computes_what_the_source_does(case, tmp_path):
             np.testing.assert_allclose(found[stream] / scale, scores / scale, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_t_resnet_of_fifty_layers(tmp_path):
+    """Names and shapes as released; units a and c have a branch over time."""
+    net = networks.temporal_residual(networks.resnet((3, 4, 6, 3), 64))
+    path = write(tmp_path / "net.mat", {"net": as_dag(net)})
+    model, _ = converted(path, "t_resnet50")
+    given = clips(4, (64, 64), videos=1)
+    scores = expected(net, given, networks.MEAN_RESNET)[""].mean((1, 2, 3))
+    found, scale = model(given["rgb"]), np.abs(scores).max()
+    np.testing.assert_allclose(found / scale, scores / scale, atol=1e-4)
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_simplenn_equals_its_dagnn(early, tmp_path):
     net = tiny_vgg(released=not early)
@@ -328,6 +340,15 @@ def add_layer(kind, x="res5ax", **block):
     return lambda net: net.add("extra", kind, x, "extra", at=len(net.layers), **block)
 
 
+def swap(net, relu, norm):
+    """The nonlinearity before the normalisation."""
+    relu, norm = net.layer(relu), net.layer(norm)
+    first, last = norm["inputs"][0], relu["outputs"][0]
+    relu["inputs"][0], norm["inputs"][0] = first, relu["outputs"][0]
+    norm["outputs"][0], relu["outputs"][0] = last, "swapped"
+    norm["inputs"][0] = "swapped"
+
+
 BAD = {
     "holds float NaN": (
         change_param("res2a_branch1_filter", lambda v: v * np.nan),
@@ -367,6 +388,15 @@ BAD = {
         r"layers of kind Sigmoid \(extra\), accepted are BatchNorm",
     ),
     "leak": (change_block("conv1_relu", leak=0.1), "leaky ReLUs"),
+    "circle": (
+        lambda net: net.layer("pool1")["inputs"].__setitem__(0, "res2ax"),
+        "layer pool1 depends on its own output",
+    ),
+    "setting": (
+        change_block("pool1", stride="2"),
+        "has stride='2', numbers are needed",
+    ),
+    "method": (change_block("pool1", method="med"), "pooling pool1 by 'med'"),
     "window": (
         change_block("pool1", poolSize=np.array([[3.0, 2.0]])),
         r"a pooling pool1 of window \(3, 2\)",
@@ -388,6 +418,18 @@ BAD = {
             averageImage=np.full((1, 1, 3), 100, "f4")
         ),
         r"mean colour \[100.0, 100.0, 100.0\] is not that of resnet_tiny",
+    ),
+    "other order": (
+        lambda net: swap(net, "res2a_branch2b_relu", "bn2a_branch2b"),
+        "whose res2a_branch2c reads res2a_branch2b, BatchNorm, ReLU in between",
+    ),
+    "other shortcut": (
+        lambda net: net.layer("res3a")["inputs"].__setitem__(0, "res2ax"),
+        "a residual unit res3a of res2a_relu and bn3a_branch2c, which is none of",
+    ),
+    "other input": (
+        lambda net: net.layer("res3a_branch2a")["inputs"].__setitem__(0, "res2a"),
+        "whose res3a_branch2a reads res2a, nothing in between",
     ),
     "maximum over some frames": (
         add_layer(
@@ -444,6 +486,14 @@ BAD_STREAMS = {
         lambda: st_mulnet(pattern="res[23]b_branch2b"),
         "filters over time at appearance_res2b_branch2b_time",
     ),
+    "one softmax for both": (
+        lambda: with_one_softmax(st_mulnet()),
+        "a layer both of kind Concat that joins pool5_spatial, pool5_temporal",
+    ),
+    "scaled": (
+        lambda: scaled(st_mulnet()),
+        "a layer res2a_relu_spatial_sum of kind Mul that joins",
+    ),
     "flow's mean": (
         lambda: other_zero(st_mulnet()),
         "a mean of flow of 120, not 128",
@@ -469,6 +519,21 @@ def wrongly_read(net):
 def from_relu(net):
     layer, own = (net.layer(f"res2a_relu_spatial{end}") for end in ("_sum", ""))
     layer["inputs"][1] = own["outputs"][0]
+    return net
+
+
+def with_one_softmax(net):
+    net.add("both", "Concat", ["pool5_spatial", "pool5_temporal"], "both", dim=3.0)
+    return net
+
+
+def scaled(net):
+    """The author's option doScale, which no released file has."""
+    layer, name = net.layer("res2a_relu_spatial_sum"), "res2a_relu_spatial_scale"
+    net.params |= {f"{name}_{end}": np.ones((1, 1, 32), "f4") for end in "fb"}
+    params = [f"{name}_f", f"{name}_b"]
+    net.add(name, "Scale", layer["inputs"][0], name, params, hasBias=True)
+    layer["inputs"][0] = name
     return net
 
 

@@ -22,6 +22,7 @@ from zoo.models.resnet import STEMS
 from zoo.weights import matconvnet_network
 from zoo.weights.conversion import Conversion, Row
 from zoo.weights.matconvnet_options import options_of
+from zoo.weights.matconvnet_trunk import require_residual
 from zoo.weights.matconvnet_wiring import Wiring, fail
 from zoo.weights.transfer import Weights
 
@@ -41,8 +42,7 @@ def convert(path, info, options=None):
     Args:
         path: of a SimpleNN or DagNN `.mat` file.
         info: `ModelInfo` of the model they are for.
-        options: architecture options that the caller wants, which win over those read
-            from the file.
+        options: of the caller; none is needed, since a file has its architecture.
 
     Returns:
         A `Conversion`.
@@ -58,9 +58,12 @@ def convert(path, info, options=None):
     wiring = Wiring(network)
     _require_known(network)
     _require_streams(wiring, info)
+    found = options_of(wiring, info)
+    if wiring.resnet:
+        require_residual(wiring)
     reader = _Reader(network, wiring)
     reader.match_mean(info)
-    found = options_of(wiring, info) | reader.flow_options(info) | (options or {})
+    found |= reader.flow_options(info)
     _require_options(network, found, info)
     weights = Weights(str(path), reader.ordered(), found, geometry=reader.geometry)
     unused = tuple(name for name in network.params if name not in reader.used)
@@ -76,7 +79,7 @@ def _require_known(network):
             f"layers of kind {', '.join(unknown)} ({', '.join(named[:3])}), accepted "
             f"are {', '.join(sorted(ACCEPTED))}",
         )
-    leaks = [x.name for x in network.layers if np.any(x.block.get("leak", 0))]
+    leaks = [x.name for x in network.layers if any(network.setting(x, "leak", 0))]
     if leaks:
         fail(network, f"leaky ReLUs ({', '.join(leaks[:3])}), which the zoo has not")
 
@@ -251,7 +254,7 @@ class _Reader:
         size, strides = self._pair(layer, "poolSize"), self._pair(layer, "stride")
         ends = self._ends(layer)
         square = all(a == b for a, b in (size, strides, ends))
-        average = layer.block.get("method", "max") == "avg"
+        average = self.network.is_average(layer)
         if not square or (average and (strides[0], ends[0]) != (1, (0, 0))):
             fail(
                 self.network,
@@ -281,14 +284,14 @@ class _Reader:
         size, strides = self._pair(layer, "poolSize"), self._pair(layer, "stride")
         if size[0] != 1 or self._ends(layer) != [(0, 0), (0, 0)]:
             fail(self.network, f"a pooling over time {layer.name} of window {size}")
-        if layer.block.get("method", "max") == "max":
+        if not self.network.is_average(layer):
             self.geometry[self.wiring.name(layer)] = {
                 "pool_size": size[1],
                 "strides": strides[1],
             }
 
     def _lrn(self, layer):
-        values = np.ravel(layer.block.get("param", ())).tolist()
+        values = self.network.setting(layer, "param", ())
         if len(values) != 4:
             fail(self.network, f"a normalisation {layer.name} with param {values}")
         names = ("depth", "kappa", "alpha", "beta")
@@ -312,21 +315,22 @@ class _Reader:
 
     def _pair(self, layer, field, count=2):
         """A setting as whole numbers per axis, None for infinite."""
-        values = np.ravel(layer.block.get(field, 1)).tolist()
+        values = self.network.setting(layer, field, 1)
         values = values * count if len(values) == 1 else values
-        if len(values) != count:
+        if len(values) != count or any(v % 1 for v in values if v != np.inf):
             fail(self.network, f"layer {layer.name} with {field} {values}")
-        return tuple(None if np.isinf(v) else int(v) for v in values)
+        return tuple(None if v == np.inf else int(v) for v in values)
 
     def _ends(self, layer, count=2):
         """Padding as [(before, after), ...] per axis."""
-        values = np.ravel(layer.block.get("pad", 0)).astype(int).tolist()
+        values = self.network.setting(layer, "pad", 0)
         if len(values) == 1:
             values = values * 2 * count
         elif len(values) == count:
             values = [v for v in values for _ in range(2)]
-        if len(values) != 2 * count:
+        if len(values) != 2 * count or any(v % 1 for v in values):
             fail(self.network, f"layer {layer.name} with padding {values}")
+        values = list(map(int, values))
         return list(zip(values[::2], values[1::2], strict=True))
 
     def match_mean(self, info):

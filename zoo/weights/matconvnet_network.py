@@ -63,10 +63,49 @@ class Network:
         """The layers that a layer reads, None in place of inputs of the network."""
         return [self.producer(variable) for variable in layer.inputs]
 
+    def source(self, layer):
+        """The layer that a layer reads first, None of an input of the network."""
+        return self.producer(layer.inputs[0]) if layer.inputs else None
+
+    def setting(self, layer, field, default):
+        """A setting of a layer's block as a list of floats.
+
+        Raises:
+            ValueError: it is no array of numbers, or holds NaN.
+        """
+        value = layer.block.get(field, default)
+        array = np.ravel(value) if not isinstance(value, dict | str) else None
+        if array is None or array.dtype.kind not in "fiub" or np.isnan(array).any():
+            raise ValueError(
+                f"{self.path}: layer {layer.name} of kind {layer.kind} has "
+                f"{field}={value!r}, numbers are needed."
+            )
+        return array.astype(float).tolist()
+
+    def is_average(self, layer):
+        """Whether a pooling takes the mean of its windows, not the maximum.
+
+        Raises:
+            ValueError: it takes neither.
+        """
+        method = layer.block.get("method", "max")
+        if not isinstance(method, str) or method not in ("max", "avg"):
+            raise ValueError(
+                f"{self.path}: pooling {layer.name} by {method!r}, accepted are 'max' "
+                "and 'avg'."
+            )
+        return method == "avg"
+
     def readers(self, layer):
         """The layers that read a layer's output."""
         found = {x: None for out in layer.outputs for x in self._readers.get(out, ())}
         return [self.layers[index] for index in found]
+
+    def readers_of(self, variable, layer):
+        """Layers that read a variable of a layer, once for each time that they do."""
+        if self.producer(variable) is not layer:
+            return []
+        return [self.layers[index] for index in self._readers.get(variable, ())]
 
     @functools.cached_property
     def _producers(self):
@@ -154,7 +193,27 @@ def read(path):
         "producer": variables.header,
         **_facts({**root, **_struct(root.get("meta"))}),
     }
-    return Network(str(path), tuple(found), params, facts)
+    network = Network(str(path), tuple(found), params, facts)
+    _require_order(network)
+    return network
+
+
+def _require_order(network):
+    """Raises ValueError where a layer reads what depends on its own output."""
+    waiting = {id(x): len([s for s in network.sources(x) if s]) for x in network.layers}
+    ready = [x for x in network.layers if not waiting[id(x)]]
+    for layer in ready:
+        for variable in set(layer.outputs):
+            for reader in network.readers_of(variable, layer):
+                waiting[id(reader)] -= 1
+                if not waiting[id(reader)]:
+                    ready.append(reader)
+    if len(ready) < len(network.layers):
+        circle = next(x.name for x in network.layers if waiting[id(x)])
+        raise ValueError(
+            f"{network.path}: layer {circle} depends on its own output; the file is no "
+            "network of MatConvNet."
+        )
 
 
 def _several(value):

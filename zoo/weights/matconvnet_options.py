@@ -30,6 +30,7 @@ def options_of(wiring, info):
 
     Source: thesis chapters 3 to 5 and 7; the author's MATLAB code.
     """
+    _require_joints(wiring)
     if not wiring.resnet:
         found = _fusion(wiring) if wiring.two_streams else {}
     elif wiring.two_streams:
@@ -37,13 +38,26 @@ def options_of(wiring, info):
     else:
         found = _over_time(wiring)
     rates = {
-        float(np.ravel(layer.block.get("rate", 0))[0])
-        for layer in wiring.network.layers
-        if layer.kind == "DropOut"
+        rate
+        for layer in _layers(wiring, "DropOut")
+        for rate in wiring.network.setting(layer, "rate", 0)
     } - {0.0}
     if len(rates) == 1 and "dropout" in info.options:
         found["dropout"] = rates.pop()
     return found
+
+
+def _require_joints(wiring):
+    """Products, and concatenations of VGGs, join two streams; others have no place."""
+    for layer in _layers(wiring, "Mul", "Concat"):
+        sources = wiring.network.sources(layer)
+        streams = {wiring.stream(source) for source in sources if source}
+        if len(streams) < 2 or (layer.kind == "Concat" and wiring.resnet):
+            fail(
+                wiring.network,
+                f"a layer {layer.name} of kind {layer.kind} that joins "
+                f"{', '.join(layer.inputs)}; no network of the zoo does",
+            )
 
 
 def _layers(wiring, *kinds):
@@ -60,8 +74,9 @@ def _one(wiring, values, what):
     return found.pop()
 
 
-def _methods(wiring):
-    return {str(p.block.get("method", "max")) for p in _layers(wiring, "PoolTime")}
+def _averages(wiring):
+    """Whether any maximum over time is an average."""
+    return any(map(wiring.network.is_average, _layers(wiring, "PoolTime")))
 
 
 # --- T-ResNet, chapter 7 -------------------------------------------------------------
@@ -69,16 +84,17 @@ def _methods(wiring):
 
 def _over_time(wiring):
     pools, filters = _layers(wiring, "PoolTime"), _layers(wiring, "ConvTime")
-    windows = [np.ravel(pool.block.get("poolSize", 0))[-1] for pool in pools]
-    if not np.isinf(windows).all():
+    windows = [wiring.network.setting(p, "poolSize", 0)[-1:] for p in pools]
+    if any(window != [np.inf] for window in windows):
         fail(wiring.network, f"a maximum over {windows} frames; accepted is over all")
     found = {}
     if pools or filters:
-        found["temporal_pooling"] = "max" if _methods(wiring) == {"max"} else "average"
+        is_average = not pools or _averages(wiring)
+        found["temporal_pooling"] = "average" if is_average else "max"
     if filters:
         padded = _one(
             wiring,
-            [bool(np.any(f.block.get("pad", 0))) for f in filters],
+            [any(wiring.network.setting(f, "pad", 0)) for f in filters],
             "paddings of filters over time",
         )
         found["temporal_padding"] = "same" if padded else "valid"
@@ -92,7 +108,7 @@ def _over_time(wiring):
 def _connected(wiring, info):
     connection, filters = _connection(wiring), _filters(wiring)
     pools = _layers(wiring, "PoolTime")
-    if pools and _methods(wiring) != {"max"}:
+    if _averages(wiring):
         fail(wiring.network, "an average over time before the classifier")
     if connection is None and not filters and not pools:
         return {}
@@ -198,7 +214,8 @@ def _pooled(wiring, pools):
     """Where ST-ResNet* takes its maximum over time (thesis 4.3.5)."""
     if not pools:
         return "none"
-    kinds = [wiring.network.sources(pool)[0].kind for pool in pools]
+    sources = [wiring.network.source(pool) for pool in pools]
+    kinds = [source.kind if source else "input" for source in sources]
     after = _one(wiring, kinds, "layers before the maximum over time")
     return {"ReLU": "res5", "Pooling": "pool5"}.get(after) or fail(
         wiring.network, f"a maximum over time after a layer of kind {after}"

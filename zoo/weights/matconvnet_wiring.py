@@ -103,7 +103,7 @@ class Wiring:
 
     def fusion_name(self, layer):
         """Our name of a fusion: where the appearance tower is met (thesis 3.3.2)."""
-        joined = layer if layer.kind == "Sum" else self.network.sources(layer)[0]
+        joined = layer if layer.kind == "Sum" else self.network.source(layer)
         return f"fusion_{self.point(joined, 'appearance_')}"
 
     def point(self, joined, stream):
@@ -128,7 +128,7 @@ class Wiring:
 
     def _name_batchnorm(self, layer):
         """By the convolution before it, directly or in a sum, or over time after it."""
-        source = self.network.sources(layer)[0]
+        source = self.network.source(layer)
         if source and source.kind == "Sum":  # W2 and the filter over time (chapter 7)
             convs = [x for x in self.network.sources(source) if x and x.kind == "Conv"]
             source = convs[0] if convs else None
@@ -162,10 +162,10 @@ class Wiring:
         for scale in self.network.readers(layer):
             if scale.kind == "Scale":  # chapter 7
                 return self._name_beside(scale)
-        source = self.network.sources(layer)[0]
+        source = self.network.source(layer)
         if source is None or source.kind != "ReLU":
             return None
-        return self._name_after_relu(self.network.sources(source)[0], prefix)
+        return self._name_after_relu(self.network.source(source), prefix)
 
     def _name_beside(self, scale):
         """Name of a filter over time by the convolution its signal is added to."""
@@ -177,9 +177,11 @@ class Wiring:
 
     def _name_after_relu(self, layer, prefix):
         """Name of a filter over time by what it filters (thesis Fig. 5.3)."""
+        if layer is None:
+            return None
         if layer.kind == "BatchNorm":  # inside a unit
-            conv = self.network.sources(layer)[0]
-            return f"{prefix}{self.base(conv)}_time"
+            conv = self.network.source(layer)
+            return conv and f"{prefix}{self.base(conv)}_time"
         stage = _STAGE.match(self.base(layer))  # the sum of a unit
         return f"{prefix}res{stage[1]}_time" if stage else None
 
@@ -188,7 +190,7 @@ class Wiring:
         return name and f"{name}_scale"
 
     def _name_pooling(self, layer):
-        number = 5 if layer.block.get("method", "max") == "avg" else self._stage(layer)
+        number = 5 if self.network.is_average(layer) else self._stage(layer)
         return f"{self.stream(layer)}pool{number}"
 
     _name_pooling3d = _name_pooling
@@ -206,7 +208,7 @@ class Wiring:
             found = _STAGE.match(self.base(layer))
             if layer.kind in ("Conv", "ConvTime", "Conv3D") and found:
                 return int(found[1])
-            layer = self.network.sources(layer)[0]
+            layer = self.network.source(layer)
         return 0
 
     def _kinds(self, layers):

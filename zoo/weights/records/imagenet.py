@@ -47,6 +47,7 @@ def records():
     yield from (_keras(model, md5) for model, md5 in _KERAS.items())
     yield from (_matconvnet(model, file) for model, file in _MATCONVNET.items())
     yield from (_caffe(depth) for depth in ("50", "101"))
+    yield _resnext()
     for model, versions in _TORCHVISION.items():
         yield from (_torchvision(model, tag, *v) for tag, v in versions.items())
 
@@ -102,6 +103,21 @@ def _caffe(depth):
     )
 
 
+def _resnext():
+    file = "resnext101-32x4d-merge.caffemodel"
+    return WeightRecord(
+        "resnext101",
+        "imagenet_caffe",
+        "caffe",
+        files=(file,),
+        summary="ImageNet, normalisation merged, the base of Detect & Track on ResNeXt",
+        sources=(f"{TUGRAZ}/{file}",),
+        origin="github.com/feichtenhofer/Detect-Track",
+        paper="Xie et al. 2017, arXiv:1611.05431",
+        **COMMON,
+    )
+
+
 def _torchvision(model, tag, sha256, accuracy):
     file = f"{model}-{sha256}.pth"
     return WeightRecord(
@@ -112,6 +128,7 @@ def _torchvision(model, tag, sha256, accuracy):
         summary=f"ImageNet, {tag.upper()} of torchvision",
         sources=(f"{TORCH}/{file}",),
         checksum=f"sha256:{sha256}",
+        options={"stem": "torchvision"},
         licence=BSD,
         origin="pytorch.org/vision/stable/models",
         paper=RESNET,

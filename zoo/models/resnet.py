@@ -18,27 +18,37 @@ import keras
 
 from zoo import layers
 from zoo.models.classifier import average_scores, predict, score_map
-from zoo.models.inputs import DESCRIPTIONS, normalized, video_input
+from zoo.models.inputs import (
+    DESCRIPTIONS,
+    RELEASED_OFFSET,
+    normalized,
+    video_input,
+)
 from zoo.registry import register
 
 
 class Stem(NamedTuple):
-    """What differs between releases of the same trunk: mean, pool1, and strides.
+    """What differs between releases of a trunk: mean, pool1, strides, zero flow.
 
     Source: He et al. 2015 in their Caffe release (caffe); keras.applications, ported
     by Keras' authors in 2017 (keras); torchvision (Marcel and Rodriguez 2010), whose
-    deviations are folded into conv1 when weights are imported (torchvision).
+    deviations are folded into conv1 when weights are imported (torchvision); the
+    thesis' own code (release).
     """
 
     mean: tuple  # of R, G, B in 0-255
     pool_padding: tuple  # (before, after) rows and columns
     stride_on: str = "1x1"  # the convolution that halves a stage, or "3x3" ("v1.5")
+    flow_offset: float = 0.0  # what zero motion becomes
 
 
 STEMS = {
     "caffe": Stem((123.1516, 115.9029, 103.0626), (0, 1)),
     "keras": Stem((123.68, 116.779, 103.939), (1, 1)),
     "torchvision": Stem((123.675, 116.28, 103.53), (1, 1), "3x3"),
+    "release": Stem(
+        (123.1516, 115.9029, 103.0626), (0, 1), flow_offset=RELEASED_OFFSET
+    ),
 }
 
 
@@ -220,7 +230,7 @@ def conv1_pool1(x, net, stem="caffe", sub_batch=None, prefix=""):
     Source: He et al. 2015, Table 1; thesis Table 5.1.
     """
     require("stem", stem, STEMS)
-    x = normalized(x, STEMS[stem].mean, prefix)
+    x = normalized(x, STEMS[stem].mean, prefix, STEMS[stem].flow_offset)
     x = layers.ConvNorm(
         net.width,
         7,

@@ -115,6 +115,7 @@ def two_stream_vgg(
     *,
     stream_weights=(1.0, 1.0),
     dropout=0.85,
+    flow_offset=0.0,
 ):
     """Two VGGs and the average of their scores.
 
@@ -123,6 +124,7 @@ def two_stream_vgg(
         num_classes, classifier_activation: of the classifiers.
         stream_weights: of appearance and motion in the average, (1, 3) on HMDB51.
         dropout: after fc6 and fc7 of both streams, in training.
+        flow_offset: see `inputs.normalized`.
 
     Raises:
         ValueError: weights that are not two positive numbers.
@@ -132,7 +134,7 @@ def two_stream_vgg(
     inputs, found = two_inputs(), {}
     for (stream, kind), net in zip(STREAMS.items(), nets, strict=True):
         prefix = f"{stream}_"
-        x = normalized(inputs[kind], vgg.MEAN, prefix)
+        x = normalized(inputs[kind], vgg.MEAN, prefix, flow_offset)
         for step in vgg.steps(net, num_classes, dropout, vgg.without_in(kind), prefix):
             x = vgg.apply(x, step, prefix)
         found[stream] = x

@@ -11,6 +11,7 @@ and Lenc 2015), Caffe (Jia et al. 2014), PyTorch (Paszke et al. 2019) and Keras.
 import dataclasses
 import fnmatch
 import importlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from zoo import registry
+from zoo.models.inputs import STREAMS
 from zoo.weights import folder, keras_applications, publishing
 from zoo.weights.hdf5 import read_h5
 from zoo.weights.kinds import kind_of
@@ -29,6 +31,8 @@ IMPORTERS = {
     "caffe": "zoo.weights.caffe",
     "pytorch": "zoo.weights.pytorch",
 }
+
+_STREAM = re.compile(f"^({'|'.join(STREAMS)})_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,14 +225,16 @@ def stem_of(model):
     """{"stem": name} of the stem a model was built with, read off its layers (ours)."""
     from zoo.models.resnet import STEMS
 
-    layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
+    layers = {_STREAM.sub("", layer.name): layer for layer in model.layers}
     if "res2a_branch2a" not in layers:
         return {}
     mean = getattr(layers.get("rgb_normalization"), "mean", None)
     strides = getattr(layers.get("res3a_branch2b"), "strides", None)
+    offset = getattr(layers.get("flow_normalization"), "offset", None)
     for name, known in STEMS.items():
         same = known.pool_padding == layers["pool1"].padding
         same = same and strides in (None, 2 if known.stride_on == "3x3" else 1)
+        same = same and offset in (None, known.flow_offset)
         if same and mean in (None, known.mean):
             return {"stem": name}
     return {}

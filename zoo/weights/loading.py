@@ -172,24 +172,38 @@ def _of_streams(info, weights):
         stream: find(registry.info(name), weights[stream]).of_stream(stream)
         for stream, name in info.warm_start.items()
     }
+    return Weights(
+        origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
+        layers={k: v for w in found.values() for k, v in w.layers.items()},
+        options=_shared_options(info, found),
+        first_layer=found["motion"].first_layer,
+        geometry={k: v for w in found.values() for k, v in w.geometry.items()},
+    )
+
+
+def _shared_options(info, found):
+    """Options of both streams; batch sizes and dropout are each stream's own.
+
+    The stem of motion may be that of appearance but for the zero of flow.
+    """
+    from zoo.models.resnet import STEMS
+
+    motion = found["motion"].options
+    shared = {k: motion[k] for k in ("stem", "flow_offset") if k in motion}
     stems = {k: v.options["stem"] for k, v in found.items() if "stem" in v.options}
-    if len(set(stems.values())) > 1:
+    offset = STEMS[stems["motion"]].flow_offset if "motion" in stems else 0.0
+    same = {STEMS[stem]._replace(flow_offset=offset) for stem in stems.values()}
+    if len(same) > 1:
         raise ValueError(
             f"The streams of {info.name} were trained with different stems, {stems}; "
             "train both from the same kind of weights."
         )
-    return Weights(
-        origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
-        layers={k: v for w in found.values() for k, v in w.layers.items()},
-        # Batch sizes and dropout are each stream's own; the stem is that of both.
-        options={"stem": next(iter(stems.values()))} if stems else {},
-        first_layer=found["motion"].first_layer,
-    )
+    return {"stem": next(iter(stems.values())), **shared} if stems else shared
 
 
 def _require_same(name, found, option, trained, wanted):
     # Weights mean something else after another normalisation or pooling alignment.
-    if option == "stem" and trained != wanted:
+    if option in ("stem", "flow_offset") and trained != wanted:
         raise ValueError(
             f"The weights of {found.origin} were trained with {option}={trained!r}, "
             f"{name} was asked for with {option}={wanted!r}; leave the option out."

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.weights import conversion
+from tests import matconvnet_networks as networks
+from tests.matconvnet_files import as_dag, write
+from zoo.weights import conversion, records
 from zoo.weights.conversion import Conversion, Row, convert_file
 from zoo.weights.hdf5 import read_h5
+from zoo.weights.record import WeightRecord
 from zoo.weights.transfer import Weights, weights_of
 
 CLIP = np.random.default_rng(0).integers(0, 256, (1, 2, 40, 40, 3), dtype="uint8")
@@ -193,3 +196,60 @@ class TestSizesAreBounded:
         self.replaced(path, data=np.array([b"text"]))
         with pytest.raises(ValueError, match="is no array of numbers"):
             read_h5(path)
+
+
+class TestRecords:
+    """The whole way of a record: a folder, a file of MatConvNet, options, a network."""
+
+    @pytest.fixture
+    def record(self, tmp_path, monkeypatch):
+        """A record of a file that is in ZOO_WEIGHTS; dataclasses.replace changes it."""
+        net = networks.resnet((1, 1, 1, 1), 16, classes=5)
+        write(tmp_path / "net.mat", {"net": as_dag(net)})
+        known = WeightRecord("resnet_tiny", "t", "matconvnet", ("net.mat",), "T", 5)
+        table = {known.name: known}
+        monkeypatch.setattr(records, "all_records", lambda: table)
+        monkeypatch.setenv("ZOO_WEIGHTS", str(tmp_path))
+        monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("ZOO_OFFLINE", "1")
+
+        def change(**facts):
+            table[known.name] = dataclasses.replace(known, **facts)
+            return table[known.name]
+
+        return change
+
+    def test_by_tag_and_by_name(self, record, tmp_path):
+        record(options={"stem": "caffe"})
+        one = zoo.load("resnet_tiny", weights="t")
+        two = zoo.load("resnet_tiny.t")
+        (tmp_path / "net.mat").rename(tmp_path / "other.mat")
+        three = zoo.load("resnet_tiny.t", weights=tmp_path / "other.mat")
+        start = zoo.load("t_resnet_tiny", weights=two)
+        for model in (two, three):
+            np.testing.assert_array_equal(model(CLIP), one(CLIP))
+        np.testing.assert_array_equal(
+            start.get_layer("fc").get_weights()[0], one.get_layer("fc").get_weights()[0]
+        )
+        with pytest.raises(FileNotFoundError, match="weights resnet_tiny.t were not f"):
+            zoo.load("resnet_tiny.t")
+
+    def test_another_file_under_the_name(self, record):
+        record(num_classes=7)
+        with pytest.raises(ValueError, match="has 5 classes, resnet_tiny.t has 7"):
+            zoo.load("resnet_tiny.t")
+        record(options={"stem": "keras"})
+        with pytest.raises(ValueError, match="stem|pool1 has"):
+            zoo.load("resnet_tiny.t")
+        record(checksum="sha256:" + 64 * "0")
+        with pytest.raises(ValueError, match="is not the file of resnet_tiny.t"):
+            zoo.load("resnet_tiny.t")
+
+
+def test_imagenet_that_is_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    for name in ("t_resnet50", "st_mulnet50"):
+        with pytest.raises(FileNotFoundError, match="resnet50.imagenet were not found"):
+            zoo.load(name, weights="imagenet")

@@ -128,7 +128,7 @@ def extract_flow(options, arguments):
     weights=(
         "string",
         None,
-        "start from these: 'imagenet', a file or a model folder; for two streams "
+        "start from these: a tag such as imagenet, a file or a folder; two streams: "
         "appearance=...,motion=...",
     ),
     flow=FLOW,

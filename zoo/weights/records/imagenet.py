@@ -4,7 +4,7 @@ Source: He et al. 2015; Simonyan and Zisserman 2014b; Chatfield et al. 2014. Add
 and checksums are the publishers'.
 """
 
-from zoo.weights.record import Metric, WeightRecord
+from zoo.weights.record import UNKNOWN, Metric, WeightRecord
 
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 MATCONVNET = "http://www.vlfeat.org/matconvnet/models"
@@ -46,8 +46,8 @@ def records():
     """All records of this table (the publishers)."""
     yield from (_keras(model, md5) for model, md5 in _KERAS.items())
     yield from (_matconvnet(model, file) for model, file in _MATCONVNET.items())
-    yield from (_caffe(depth) for depth in ("50", "101"))
-    yield _resnext()
+    yield from (_caffe(f"resnet{depth}") for depth in ("50", "101"))
+    yield _caffe("resnext101")
     for model, versions in _TORCHVISION.items():
         yield from (_torchvision(model, tag, *v) for tag, v in versions.items())
 
@@ -86,34 +86,20 @@ def _matconvnet(model, file):
     )
 
 
-def _caffe(depth):
-    file = f"ResNet-{depth}-model.caffemodel"
+def _caffe(model):
+    is_resnext = model == "resnext101"
+    file = "resnext101-32x4d-merge" if is_resnext else f"ResNet-{model[6:]}-model"
     return WeightRecord(
-        f"resnet{depth}",
+        model,
         "imagenet_caffe",
         "caffe",
-        files=(file,),
-        summary="ImageNet, He's Caffe network, the base of Detect & Track",
-        sources=(f"{TUGRAZ}/{file}",),
-        options={"stem": "caffe"},
-        licence="MIT, as the deep-residual-networks repository",
-        origin="github.com/KaimingHe/deep-residual-networks",
-        paper=RESNET,
-        **COMMON,
-    )
-
-
-def _resnext():
-    file = "resnext101-32x4d-merge.caffemodel"
-    return WeightRecord(
-        "resnext101",
-        "imagenet_caffe",
-        "caffe",
-        files=(file,),
-        summary="ImageNet, normalisation merged, the base of Detect & Track on ResNeXt",
-        sources=(f"{TUGRAZ}/{file}",),
+        files=(f"{file}.caffemodel",),
+        summary="ImageNet in Caffe, the base of Detect & Track",
+        sources=(f"{TUGRAZ}/{file}.caffemodel",),
+        options={} if is_resnext else {"stem": "caffe"},
+        licence=UNKNOWN if is_resnext else "MIT, as the deep-residual-networks code",
         origin="github.com/feichtenhofer/Detect-Track",
-        paper="Xie et al. 2017, arXiv:1611.05431",
+        paper="Xie et al. 2017, arXiv:1611.05431" if is_resnext else RESNET,
         **COMMON,
     )
 

@@ -117,7 +117,15 @@ _POOLS = {"MAX": 0, "AVE": 1}
 
 
 def write(
-    path, nodes, name="net", *, old=False, packed=True, legacy=False, double=False
+    path,
+    nodes,
+    name="net",
+    *,
+    old=False,
+    packed=True,
+    legacy=False,
+    double=False,
+    diff=0,
 ):
     """Writes nodes as a `.caffemodel`.
 
@@ -126,6 +134,7 @@ def write(
         old: `layers` in place of `layer`, kinds being numbers. packed: numbers.
         legacy: num, channels, height and width in place of a shape.
         double: numbers in double precision.
+        diff: 1 stores differences, too, as snapshots of a training may.
     """
     made = messages(packed)
     net = made["NetParameter"](name="net", input=["data"], input_dim=[1, 3, 224, 224])
@@ -140,6 +149,7 @@ def write(
             (blob.double_data if double else blob.data).extend(
                 array.ravel().astype("float32").tolist()
             )
+            blob.diff.extend([7.0] * (diff * array.size))
             if legacy:
                 sizes = (1,) * (4 - array.ndim) + array.shape
                 for field, size in zip(

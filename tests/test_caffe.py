@@ -55,6 +55,7 @@ FORMS = {
     "not packed": {"packed": False},
     "four sizes": {"legacy": True},
     "double": {"double": True},
+    "differences": {"diff": 1},
 }
 
 

@@ -1,8 +1,12 @@
 """Publishing weights, and holding what is published to its checksums and claims."""
 
+import dataclasses
+import functools
+import http.server
 import json
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import keras
@@ -13,8 +17,8 @@ import zoo
 from zoo.datasets import VideoList
 from zoo.datasets.synthetic import write_dynamic_scenes
 from zoo.evaluation import evaluate
-from zoo.weights import folder, publishing, records
-from zoo.weights.lookup import ChecksumError
+from zoo.weights import folder, lookup, publishing, records
+from zoo.weights.fetching import SUMS, ChecksumError
 from zoo.weights.record import Metric
 from zoo.weights.records import packaged
 
@@ -47,8 +51,8 @@ def copy(published, tmp_path):
 def test_what_is_in_the_folder(published):
     path, _ = published
     assert path.name == "resnet_tiny.mine"
-    assert {p.name for p in path.iterdir()} == {*publishing.FILES, folder.SUMS}
-    subprocess.run(["sha256sum", "--check", "--strict", folder.SUMS], cwd=path, check=1)
+    assert {p.name for p in path.iterdir()} == {*publishing.FILES, SUMS}
+    subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=path, check=1)
     assert (path / "labels.txt").read_text() == "a\nb\n"
     card = (path / "README.md").read_text()
     for text in (
@@ -96,16 +100,16 @@ def test_incomplete_folders(copy, tmp_path):
     (copy / "labels.txt").unlink()
     with pytest.raises(ChecksumError, match="is incomplete: labels.txt is missing"):
         zoo.load("resnet_tiny", weights=copy)
-    (copy / folder.SUMS).write_text("\n".join([f"{64 * '0'}  a"]))
+    (copy / SUMS).write_text("\n".join([f"{64 * '0'}  a"]))
     with pytest.raises(ChecksumError, match="is incomplete: a is missing"):
         folder.load(copy)
-    (copy / folder.SUMS).unlink()
+    (copy / SUMS).unlink()
     with pytest.raises(ChecksumError, match="SHA256SUMS is missing"):
         zoo.load("resnet_tiny", weights=copy)
 
 
 def test_checksums_of_files_elsewhere(copy):
-    (copy / folder.SUMS).write_text(f"{64 * '0'}  ../../etc/passwd\n")
+    (copy / SUMS).write_text(f"{64 * '0'}  ../../etc/passwd\n")
     with pytest.raises(ChecksumError, match="a line that is no checksum"):
         folder.load(copy)
 
@@ -132,6 +136,70 @@ def test_publishing_again_replaces(copy):
     assert record.summary == "Better" and record.metrics == ()
     assert "Nothing was measured" in (copy / "README.md").read_text()
     folder.load(copy)
+
+
+class TestHosted:
+    @pytest.fixture
+    def server(self, copy):
+        """The address of a server of the folder around a published one."""
+        handler = functools.partial(Silent, directory=copy.parent)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
+            thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+            thread.start()
+            yield f"http://127.0.0.1:{found.server_port}"
+            found.shutdown()
+            thread.join()
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        return tmp_path / "cache"
+
+    def test_by_address(self, server, published, copy, monkeypatch):
+        url = f"{server}/{copy.name}"
+        for name in ("resnet_tiny", "resnet_tiny.mine"):
+            again = zoo.load(name, weights=url)
+            np.testing.assert_array_equal(again(CLIP), published[1](CLIP))
+        shutil.rmtree(copy)  # it is in the cache by now
+        monkeypatch.setenv("ZOO_OFFLINE", "1")
+        zoo.load("resnet_tiny.mine", weights=url)
+        with pytest.raises(
+            FileNotFoundError, match="was not asked, ZOO_OFFLINE is set"
+        ):
+            zoo.load("resnet_tiny.mine", weights=f"{server}/other")
+
+    def test_by_the_sources_of_a_record(self, server, copy, monkeypatch, cache):
+        known = publishing.read_record(copy)
+        urls = (f"{server}/nothing", f"{server}/{copy.name}")
+        table = {known.name: dataclasses.replace(known, sources=urls)}
+        monkeypatch.setattr(records, "all_records", lambda: table)
+        zoo.load("resnet_tiny.mine")
+        assert publishing.read_record(cache / known.name).name == known.name
+
+    def test_spoiled_on_the_way(self, server, copy, cache):
+        content = bytearray((copy / folder.WEIGHTS).read_bytes())
+        content[5000] ^= 1
+        (copy / folder.WEIGHTS).write_bytes(content)
+        with pytest.raises(
+            FileNotFoundError, match="fetched from .*the file has sha256"
+        ):
+            zoo.load("resnet_tiny", weights=f"{server}/{copy.name}")
+        (copy / SUMS).write_text(f"{64 * '0'}  ../../escape")
+        with pytest.raises(FileNotFoundError, match="a line that is no checksum"):
+            zoo.load("resnet_tiny", weights=f"{server}/{copy.name}")
+        with pytest.raises(FileNotFoundError, match="HTTP Error 404"):
+            zoo.load("resnet_tiny", weights=f"{server}/nothing")
+        with pytest.raises(ValueError, match="does not end in the name of a published"):
+            lookup.hosted(f"{server}/..")
+        assert not list(cache.rglob("*.h5")) and not list(cache.rglob("escape"))
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *arguments):
+        """Nothing on the terminal."""
 
 
 # --- the networks inside the package -------------------------------------------------

@@ -392,6 +392,22 @@ class TestBadFiles:
         path.write_bytes(content)
         self.refused(path, "Bad CRC-32")
 
+    @pytest.mark.parametrize("form", ["other", "other stream"])
+    def test_a_byte_anywhere_is_no_crash(self, form, recorded, tmp_path):
+        """Whatever a byte is changed to: a message or other numbers."""
+        content, path = recorded[form].tobytes(), tmp_path / "m.pth"
+        rng, outcomes = np.random.default_rng(0), set()
+        for place in range(0, len(content), 5):
+            changed = bytearray(content)
+            changed[place] = rng.integers(0, 256)
+            path.write_bytes(changed)
+            try:
+                pickled.read(path)
+                outcomes.add("read")
+            except ValueError:
+                outcomes.add("refused")
+        assert outcomes == {"read", "refused"}
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

@@ -67,7 +67,8 @@ def convert(options, arguments):
     for name, value in found.facts.items():
         print(f"{name}: {_short(value)}")
     _save(model, found, options)
-    tensors = len({row.source for row in found.rows})
+    sources = {name for row in found.rows for name in row.source.split(", ")}
+    tensors = len(sources - {""})  # a constant has none
     print(
         f"{tensors} tensors became {len(found.rows)} variables of {options.model}, "
         f"{len(found.unused)} were left out as allowed: {options.out}"

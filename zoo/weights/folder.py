@@ -11,12 +11,11 @@ from pathlib import Path
 from zoo import registry
 from zoo.files import replacing
 from zoo.weights import hdf5
+from zoo.weights.fetching import MAX_TEXT, SUMS, ChecksumError, digest, read_sums
 from zoo.weights.kinds import check_size
-from zoo.weights.lookup import ChecksumError, digest
 
 FORMAT = 1
-RECORD, WEIGHTS, SUMS = "model.json", "model.weights.h5", "SHA256SUMS"
-MAX_TEXT = 2**20  # bytes of anything but weights
+RECORD, WEIGHTS = "model.json", "model.weights.h5"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,23 +153,6 @@ def verify(folder, *files):
                 f"{folder / file} is not the file that was published: its SHA-256 is "
                 f"{found}, {SUMS} has {sums[file]}. Copy the folder again."
             )
-
-
-def read_sums(folder):
-    """{file: SHA-256} of the SHA256SUMS of a folder (sha256sum(1)).
-
-    Raises:
-        ChecksumError: another format, or names of files elsewhere.
-    """
-    path = Path(folder) / SUMS
-    check_size(path, MAX_TEXT)
-    sums = {}
-    for line in path.read_text("utf-8", "replace").splitlines():
-        total, _, file = line.partition("  ")
-        if len(total) != 64 or Path(file).name != file or not file:
-            raise ChecksumError(f"{path} has a line that is no checksum: {line[:80]!r}")
-        sums[file] = total
-    return sums
 
 
 def load_weights(model, path):

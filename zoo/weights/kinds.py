@@ -56,7 +56,7 @@ def kind_of(path):
     if start.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and size > 1:
-        return "pytorch"  # a bare pickle, which the reader refuses with advice
+        return "pytorch"  # the form before PyTorch 1.6, or refused by the reader
     if _is_safetensors(start, size):
         return "pytorch"
     if _is_caffe(start):

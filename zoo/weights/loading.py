@@ -86,6 +86,8 @@ def find(info, weights, options=None):
     for name in (f"{info.name}.{weights}", str(weights)):
         if record := _record(name):
             return _of_record(info, record, None, options)
+    if lookup.is_url(weights):
+        weights = lookup.hosted(weights)
     path = Path(weights).expanduser()
     if not path.exists():
         raise FileNotFoundError(_no_such(info, weights))
@@ -107,6 +109,8 @@ def _of_name(name, weights):
             f"{name!r} names weights already; beside it weights= takes the path of "
             f"their file or folder, got {weights!r}."
         )
+    if lookup.is_url(weights):
+        weights = lookup.hosted(weights)
     path = None if weights is None else Path(weights).expanduser()
     record = path and path.is_dir() and publishing.read_record(path)
     if record and record.name != name:

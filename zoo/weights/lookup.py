@@ -15,30 +15,25 @@ import contextlib
 import hashlib
 import http.client
 import os
-import urllib.error
-import urllib.parse
-import urllib.request
+import re
 from pathlib import Path
 
 from absl import logging
 
-from zoo.files import WriteError, locked, replacing
-from zoo.weights.kinds import MAX_BYTES, check_size, refuse_page
+from zoo.files import WriteError, locked
+from zoo.weights.fetching import (
+    SIDECAR,
+    SUMS,
+    ChecksumError,
+    digest,
+    download,
+    download_folder,
+)
+from zoo.weights.kinds import check_size, refuse_page
 from zoo.weights.records.packaged import FOLDER as PACKAGED
 from zoo.weights.records.packaged import RECORD
 
-TIMEOUT = 30  # seconds without a byte
-_CHUNK = 2**20
-_AGENT = "spacetime-zoo"
-SIDECAR = ".sha256"
-
-
-class ChecksumError(ValueError):
-    """A file is not the one that its record describes (FIPS 180-4)."""
-
-
-class FetchError(ValueError):
-    """An answer of a server that is of no use (RFC 9110)."""
+_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 def locate(record, explicit=None):
@@ -98,12 +93,6 @@ def cache_folder():
 def is_offline():
     """Whether ZOO_OFFLINE forbids to ask the network (ours)."""
     return os.environ.get("ZOO_OFFLINE", "0") not in ("", "0")
-
-
-def digest(path, algorithm="sha256"):
-    """The checksum of a file as "algorithm:hexadecimal digits" (FIPS 180-4)."""
-    with open(path, "rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def verified(path, record):
@@ -183,6 +172,44 @@ def _inside(folder, record):
     return next((folder / f for f in record.files if (folder / f).is_file()), None)
 
 
+def is_url(weights):
+    """Whether weights are given by the address of a published folder (RFC 3986)."""
+    return isinstance(weights, str) and weights.startswith(("http://", "https://"))
+
+
+def hosted(url):
+    """The published folder at an address, in the cache; fetched once.
+
+    Args:
+        url: http or https, of a folder with a SHA256SUMS.
+
+    Raises:
+        FileNotFoundError: it cannot be fetched, or ZOO_OFFLINE is set.
+
+    Source: ours.
+    """
+    key = hashlib.sha256(url.encode()).hexdigest()[:16]
+    name = url.rstrip("/").rpartition("/")[2]
+    target = cache_folder() / "hosted" / key / name
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(f"{url} does not end in the name of a published folder.")
+    with _one_at_a_time(key):
+        if (target / SUMS).is_file():
+            return target
+        if is_offline():
+            raise FileNotFoundError(f"{url} was not asked, ZOO_OFFLINE is set.")
+        try:
+            download_folder(url, target)
+        except WriteError:
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise FileNotFoundError(
+                f"No published folder could be fetched from {url}: {error}. Get it "
+                "elsewhere and pass its path."
+            ) from error
+    return target
+
+
 def _is_folder(path):
     return (path / RECORD).is_file()
 
@@ -210,11 +237,14 @@ def _fetch(record, tried):
         return None
     path = _cached(record) / record.files[0]
     for url in record.sources:
-        with _one_at_a_time(record):
-            if path.is_file():  # another process was faster
+        with _one_at_a_time(record.name):
+            if path.exists():  # another process was faster
                 return verified(path, record)
             try:
-                download(url, path, record.checksum)
+                if record.format == "folder":
+                    download_folder(url, path)
+                else:
+                    download(url, path, record.checksum)
             except WriteError:
                 raise  # the disk is full; another URL would not help
             except (OSError, ValueError, http.client.HTTPException) as error:
@@ -225,76 +255,10 @@ def _fetch(record, tried):
     return None
 
 
-def download(url, path, checksum=None, at_most=MAX_BYTES):
-    """Fetches a URL into a file, which appears only whole and with its checksum right.
-
-    Without a checksum the one found is noted in a file beside it.
-
-    Args:
-        url: http or https. path: of the file. checksum: as in `WeightRecord`.
-        at_most: bytes.
-
-    Raises:
-        ChecksumError: another content.
-        ValueError: a web page, too large, or an answer that breaks off.
-        OSError: no answer; a WriteError if the disk is full.
-
-    Source: RFC 9110.
-    """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise FetchError(f"only http and https are fetched, got {url!r}")
-    path = Path(path)
-    algorithm = (checksum or "sha256:").partition(":")[0]
-    request = urllib.request.Request(url, headers={"User-Agent": _AGENT})
-    logging.info("Fetching %s", url)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        promised = answer.headers.get("Content-Length")
-        _require_room(promised, at_most)
-        with replacing(path) as temporary:
-            found = _copy(answer, temporary, algorithm, at_most)
-            size = temporary.stat().st_size
-            if promised is not None and size != int(promised):
-                raise FetchError(f"broke off after {size} of {promised} bytes")
-            if size == 0:
-                raise FetchError("the answer is empty")
-            if checksum and not found.startswith(checksum):
-                raise ChecksumError(f"the file has {found}, not {checksum}")
-    if checksum is None:
-        with replacing(path.with_name(path.name + SIDECAR)) as note:
-            note.write_text(f"{found.partition(':')[2]}  {path.name}\n")
-
-
-def _require_room(promised, at_most):
-    if promised is not None and int(promised) > at_most:
-        raise FetchError(f"{promised} bytes are more than the {at_most} that are read")
-
-
-def _copy(answer, path, algorithm, at_most):
-    """Writes an answer to a file; returns its checksum."""
-    known, size = hashlib.new(algorithm), 0
-    with open(path, "wb") as file:
-        while chunk := _read(answer, size):
-            if size == 0:
-                refuse_page(chunk[:4096], "the answer")
-            size += len(chunk)
-            if size > at_most:
-                raise FetchError(f"more than the {at_most} bytes that are read")
-            known.update(chunk)
-            file.write(chunk)
-    return f"{algorithm}:{known.hexdigest()}"
-
-
-def _read(answer, size):
-    try:
-        return answer.read(_CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise FetchError(f"broke off after {size} bytes: {error}") from error
-
-
 @contextlib.contextmanager
-def _one_at_a_time(record):
-    """Lets one process at a time fetch the file of a record."""
-    folder = cache_folder() / ".locks" / record.name
+def _one_at_a_time(name):
+    """Lets one process at a time fetch what has a name."""
+    folder = cache_folder() / ".locks" / name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         yield

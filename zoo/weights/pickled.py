@@ -107,7 +107,7 @@ _HEAD = 512
 # What malformed files lead to; anything else would be a mistake of ours.
 _MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError),
-    *(RecursionError, EOFError, struct.error, zipfile.BadZipFile),
+    *(RuntimeError, OSError, EOFError, struct.error, zipfile.BadZipFile),
 )
 
 

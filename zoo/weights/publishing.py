@@ -17,7 +17,9 @@ from pathlib import Path
 
 from zoo import registry
 from zoo.files import replacing
-from zoo.weights import folder, lookup
+from zoo.weights import folder
+from zoo.weights.fetching import MAX_TEXT, SUMS, ChecksumError, digest, read_sums
+from zoo.weights.kinds import check_size
 from zoo.weights.record import UNKNOWN, WeightRecord, from_json, to_json
 from zoo.weights.records.packaged import RECORD
 
@@ -60,7 +62,7 @@ def publish(model_folder, out, tag, *, summary="", licence=UNKNOWN, **facts):
         files=(name,),
         summary=summary or f"{known.name} trained on {known.num_classes} classes",
         num_classes=known.num_classes,
-        checksum=lookup.digest(weights),
+        checksum=digest(weights),
         labels=tuple(known.labels),
         options=known.options,
         licence=licence,
@@ -79,8 +81,8 @@ def publish(model_folder, out, tag, *, summary="", licence=UNKNOWN, **facts):
     for file, text in texts.items():
         with replacing(target / file) as path:
             path.write_text(text, "utf-8")
-    sums = (f"{lookup.digest(target / f).partition(':')[2]}  {f}\n" for f in FILES)
-    with replacing(target / folder.SUMS) as path:
+    sums = (f"{digest(target / f).partition(':')[2]}  {f}\n" for f in FILES)
+    with replacing(target / SUMS) as path:
         path.write_text("".join(sums), "utf-8")
     return target
 
@@ -97,9 +99,9 @@ def read_record(path):
     path = Path(path)
     if not (path / RECORD).is_file():
         return None
-    if not (path / folder.SUMS).is_file():
-        raise lookup.ChecksumError(
-            f"{path} is incomplete: {folder.SUMS} is missing. Copy the folder again."
+    if not (path / SUMS).is_file():
+        raise ChecksumError(
+            f"{path} is incomplete: {SUMS} is missing. Copy the folder again."
         )
     folder.verify(path, RECORD)
     return _parsed(path / RECORD)
@@ -117,20 +119,20 @@ def verify(path):
     if record is None:
         return
     folder.verify(path)
-    sums = folder.read_sums(path)
+    sums = read_sums(path)
     if missing := sorted(set(FILES) - set(sums)):
-        raise lookup.ChecksumError(
-            f"{path}: {folder.SUMS} lacks {', '.join(missing)}. Copy the folder again."
+        raise ChecksumError(
+            f"{path}: {SUMS} lacks {', '.join(missing)}. Copy the folder again."
         )
     if record.checksum != f"sha256:{sums[folder.WEIGHTS]}":
-        raise lookup.ChecksumError(
+        raise ChecksumError(
             f"{path}: {RECORD} has {record.checksum} for {folder.WEIGHTS}, "
-            f"{folder.SUMS} has another. Copy the folder again."
+            f"{SUMS} has another. Copy the folder again."
         )
 
 
 def _parsed(file):
-    lookup.check_size(file, folder.MAX_TEXT)
+    check_size(file, MAX_TEXT)
     try:
         return from_json(file.read_text("utf-8"))
     except ValueError as error:

@@ -394,7 +394,7 @@ BAD = {
     ),
     "setting": (
         change_block("pool1", stride="2"),
-        "has stride='2', numbers are needed",
+        "stride='2', numbers are needed",
     ),
     "method": (change_block("pool1", method="med"), "pooling pool1 by 'med'"),
     "window": (

@@ -122,7 +122,9 @@ def test_objects_are_named_and_not_decoded(tmp_path):
     holder = matrix(2, (1, 1), [*fields, handle, matrix(6, (0, 0), [], b"")], b"s")
     part = element(9, bytes(8))
     imaginary = matrix(6, (1, 1), [part, part], b"i", flags=0x08)
-    found = matfile.read(level5(tmp_path / "x.mat", opaque, holder, imaginary))
+    bare = matrix(2, (1, 1), [element(5, bytes(4)), element(1, b"")], b"bare")
+    found = matfile.read(level5(tmp_path / "x.mat", opaque, holder, imaginary, bare))
+    assert found["bare"] == {}
     assert found["net"] == matfile.Unread("object")
     assert found["s"]["f"] == matfile.Unread("function handle")
     assert found["i"] == matfile.Unread("complex array")

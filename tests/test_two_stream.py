@@ -410,6 +410,28 @@ class TestWarmStart:
         model = zoo.load(NAME, weights=both)
         assert model.get_layer("motion_pool1").padding == STEMS["keras"].pool_padding
 
+    def test_a_released_motion_stream_beside_any_of_colour(self, streams, tmp_path):
+        """Stems that differ in the zero of flow alone are one, that of motion."""
+        motion = zoo.load("motion_resnet26_tiny", num_classes=4, stem="release")
+        model = zoo.load(NAME, weights={**streams, "motion": motion})
+        still = {k: v[:, :1] for k, v in given(model).items()}
+        still["flow"] = np.zeros_like(still["flow"])
+        normalized = keras.Model(
+            model.input, model.get_layer("motion_flow_normalization").output
+        )
+        np.testing.assert_array_equal(normalized(still), -0.5)
+        model.save(tmp_path / "m.keras")
+        again = zoo.load(NAME, weights=tmp_path / "m.keras")
+        assert again.get_layer("motion_flow_normalization").offset == -0.5
+
+    def test_zero_of_flow_is_that_of_the_weights(self, tmp_path):
+        with pytest.raises(ValueError, match="vgg_tiny sees no flow: leave out flow_"):
+            zoo.load("vgg_tiny", flow_offset=-0.5)
+        for name in ("motion_vgg_tiny", "two_stream_vgg_tiny", "fusion_vgg_tiny"):
+            model = zoo.load(name, flow_offset=-0.5)
+            offsets = [x.offset for x in model.layers if hasattr(x, "offset")]
+            assert offsets == [-0.5]
+
     @pytest.mark.parametrize(
         ("name", "weights", "message"),
         [

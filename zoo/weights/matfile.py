@@ -244,11 +244,11 @@ class _Level5(_Budget):
         _, length, position = self._element(body, position)
         (length,) = struct.unpack_from(f"{self.order}i", length)
         _, text, position = self._element(body, position)
-        if length < 1:
+        if length < 1 and len(text):
             raise _Broken(f"names of fields of {length} bytes")
         fields = [
             bytes(text[i : i + length]).split(b"\x00")[0].decode("latin-1")
-            for i in range(0, len(text), length)
+            for i in range(0, len(text), max(1, length))
         ]
         values, _ = self._values(body, position, count * len(fields), depth)
         found = [

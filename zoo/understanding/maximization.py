@@ -20,8 +20,8 @@ from absl import logging
 
 from zoo.models.endpoints import features
 from zoo.models.inputs import CHANNELS
-from zoo.models.testing import inputs_of
-from zoo.understanding.graph import receptive_fields
+from zoo.models.testing import alone_or_all, inputs_of
+from zoo.understanding.graph import inputs_seen
 from zoo.understanding.regularizers import (
     BOUND,
     Smoothness,
@@ -45,9 +45,10 @@ class Search:
         clip: (frames, height, width) of the input.
         iterations: number of steps. rate: length of the first step in grey levels; it
             falls linearly to a tenth.
-        strength: weight of the activation against the regularisers, in units of the
-            squared receptive field: eq. 6.1 divides by it, and all terms then are
-            about as large as each other.
+        strength: weight of the activation, divided by its maximum, against the
+            regularisers. Eq. 6.1 has 1 / rho^2 here, of the receptive field's side rho,
+            and weights of the regularisers "to provide similar weights for the
+            different terms" (6.3.2); with penalties that are means, that is about 1.
         jitter: largest random shift of the input per step, in pixels.
         starts: random starts per unit; the best is kept. seed: of all that is random.
 
@@ -90,7 +91,7 @@ class Preferred:
 
     Attributes:
         endpoint: its name. channels: of the units, U of them.
-        rgb: uint8 [U, T, H, W, 3], or None for a network that sees none.
+        rgb: uint8 [U, T, H, W, 3], or None if the units depend on none.
         flow: float32 [U, T + 9, H, W, 2] in pixels, u right and v down, or None.
         activations: [U], of the units on these inputs.
         history: [iterations / 20, U], of the objective, eq. 6.1.
@@ -127,18 +128,18 @@ def maximize(
 
     Raises:
         ValueError: an unknown endpoint; a channel out of range; maxima that are not
-            one positive number per channel; flow's smoothness for a network without.
+            one positive number per channel; flow's smoothness for units without.
 
     Source: thesis eq. 6.1.
     """
     search = search or Search()
-    seen = inputs_of(model)
+    network = features(model, [endpoint])
+    seen = inputs_seen(model, endpoint.replace("/", "_"))
     if smoothness is not None and "flow" not in seen:
         raise ValueError(
-            f"{model.name} sees no flow, so there is no smoothness of flow to choose; "
-            "leave it out."
+            f"{endpoint} of {model.name} sees no flow, so there is no smoothness of "
+            "flow to choose; leave it out."
         )
-    network = features(model, [endpoint])
     channels = _checked_channels(network, endpoint, channels)
     problem = _Problem(
         network,
@@ -147,7 +148,7 @@ def maximize(
         _checked_maxima(maxima, channels),
         smoothness or Smoothness(),
         search,
-        _field_of(model, endpoint, search.clip),
+        seen,
     )
     runs = [problem.solve(seed, report) for seed in range(search.starts)]
     return problem.result(runs)
@@ -175,49 +176,73 @@ def _checked_maxima(maxima, channels):
     return maxima.astype("float32")
 
 
-def _field_of(model, endpoint, clip):
-    """Pixels of the receptive field's side, no more than the clip's."""
-    fields = receptive_fields(model)
-    pixels = fields.get(endpoint.replace("/", "_"), (None, None))[1]
-    return min(pixels or max(clip[1:]), max(clip[1:]))
-
-
 class _Problem:
     """One search: the objective, its compiled steps, and what comes out."""
 
-    def __init__(self, network, endpoint, channels, maxima, smoothness, search, field):
+    def __init__(self, network, endpoint, channels, maxima, smoothness, search, seen):
         self.network, self.endpoint = network, endpoint
         self.channels, self.maxima = channels, maxima
-        self.smoothness, self.search, self.field = smoothness, search, field
-        self.seen = inputs_of(network)
+        self.smoothness, self.search, self.seen = smoothness, search, seen
         self._block = tf.function(self._steps, autograph=False)
 
-    def start(self, seed):
-        """Random inputs {"rgb", "flow"} in the units of the network."""
+    def start(self, start):
+        """Random inputs {"rgb", "flow"} in the units of the network.
+
+        Each unit's depend on nothing but the seed, its number and that of the start,
+        so that they do not depend on which units share a batch.
+        """
         frames, height, width = self.search.clip
         shapes = {
             "rgb": (frames, height, width, 3),
             "flow": (frames + FIELDS - 1, height, width, 2),
         }
-        rng = np.random.default_rng([self.search.seed, seed])
-        return {
-            kind: tf.constant(
-                rng.normal(0, BOUND / 16, (len(self.channels), *shapes[kind])), "float32"
-            )
-            for kind in self.seen
-        }
+        drawn = {kind: [] for kind in self.seen}
+        for channel in self.channels:
+            rng = np.random.default_rng([self.search.seed, start, channel])
+            for kind, inputs in drawn.items():
+                inputs.append(rng.normal(0, BOUND / 16, shapes[kind]))
+        return {k: tf.constant(np.stack(v), "float32") for k, v in drawn.items()}
 
     def activations(self, x):
-        """Of the middle unit of each map, [U]."""
-        maps = self.network(_inputs(x), training=False)[self.endpoint]
-        for _ in range(len(maps.shape) - 2):
-            maps = maps[:, tf.shape(maps)[1] // 2]
-        places = tf.stack([tf.range(len(self.channels)), list(self.channels)], axis=1)
-        return tf.cast(tf.gather_nd(maps, places), "float32")
+        """Of the unit in the middle of each map, [U].
+
+        A rectified unit at zero has no gradient to wake by; there, the strongest of
+        its neighbours, which have the same weights, stands in.
+        """
+        middle = maps = self._maps(x)
+        for _ in range(len(maps.shape) - 1):
+            middle = middle[:, tf.shape(middle)[1] // 2]
+        strongest = tf.reduce_max(maps, axis=range(1, len(maps.shape)))
+        return tf.where(middle == 0, strongest, middle)
+
+    def _maps(self, x):
+        """The map of each unit's channel on its own input, [U, ...]."""
+        maps = self.network(self._inputs(x), training=False)[self.endpoint]
+        maps = tf.gather(maps, self.channels, axis=-1)
+        own = tf.range(len(self.channels))
+        maps = tf.transpose(
+            maps, [0, len(maps.shape) - 1, *range(1, len(maps.shape) - 1)]
+        )
+        return tf.cast(tf.gather_nd(maps, tf.stack([own, own], axis=1)), "float32")
+
+    def _inputs(self, x):
+        """What the network takes, of a movie in its units; what is not seen is grey."""
+        frames, height, width = self.search.clip
+        given = {}
+        for kind in inputs_of(self.network):
+            if kind not in x:
+                shape = (len(self.channels), frames, height, width, CHANNELS[kind])
+                given[kind] = tf.fill(shape, MEAN if kind == "rgb" else 0.0)
+            elif kind == "rgb":
+                given[kind] = x[kind] + MEAN
+            else:
+                given[kind] = stacks(x[kind] * PIXELS)
+        return alone_or_all(given)
 
     def objective(self, x):
-        """Eq. 6.1 of every unit, [U], times the squared receptive field."""
-        value = self.search.strength * self.activations(x) / self.maxima
+        """Eq. 6.1 of every unit, [U]."""
+        active = self.activations(x)
+        value = self.search.strength * active / self.maxima
         for kind, array in x.items():
             value -= range_penalty(array)
             if kind == "flow":
@@ -243,8 +268,11 @@ class _Problem:
             gathered = {
                 k: FORGET * gathered[k] + (1 - FORGET) * tf.square(slopes[k]) for k in x
             }
+            # Of the first steps, too, the mean of all that has been gathered.
+            share = 1 - tf.pow(FORGET, tf.cast(first + i + 1, "float32"))
             x = {
-                k: projected(x[k] + length * slopes[k] / _spread(gathered[k])) for k in x
+                k: projected(x[k] + length * slopes[k] / _spread(gathered[k] / share))
+                for k in x
             }
             return i + 1, x, gathered, value
 
@@ -267,7 +295,9 @@ class _Problem:
             found, squares, value = self._block(
                 x, gathered, tf.constant(rate, "float32"), tf.constant(first)
             )
-            finite = all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in found.values())
+            finite = all(
+                bool(tf.reduce_all(tf.math.is_finite(v))) for v in found.values()
+            )
             if not (finite and np.isfinite(value).all()):
                 if rate < self.search.rate / 2**10:
                     raise ValueError(
@@ -324,16 +354,6 @@ def _spread(gathered):
     """Root of the gathered squares of each input, never zero: [U, ...]."""
     mean = tf.reduce_mean(gathered, axis=(1, 2, 3, 4), keepdims=True)
     return tf.sqrt(gathered + 0.1 * mean + 1e-20)
-
-
-def _inputs(x):
-    """What a network takes, of a movie in its units."""
-    given = {}
-    if "rgb" in x:
-        given["rgb"] = x["rgb"] + MEAN
-    if "flow" in x:
-        given["flow"] = stacks(x["flow"] * PIXELS)
-    return given if len(given) > 1 else next(iter(given.values()))
 
 
 def stacks(fields):

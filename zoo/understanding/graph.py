@@ -67,6 +67,24 @@ def receptive_fields(model):
     }
 
 
+def inputs_seen(model, name):
+    """Names of the inputs on which a layer depends, in the order of the model's.
+
+    Args:
+        model: a functional model. name: of one of its layers.
+
+    Source: thesis chapter 6, units of one stream and of both.
+    """
+    seen = {}
+
+    def visit(layer, inputs):
+        seen[layer.name] = frozenset().union(*inputs)
+        return seen[layer.name]
+
+    _walk(model, lambda tensor: frozenset([tensor.name]), visit)
+    return tuple(x.name for x in model.inputs if x.name in seen[name])
+
+
 def strides(model):
     """Distance of neighbouring units of every layer, in frames and pixels.
 

@@ -70,12 +70,23 @@ def list_models(options, arguments):
     return 0
 
 
-@command("info", "NAME")
+@command(
+    "info",
+    "NAME",
+    receptive_field=("boolean", False, "measure what units see, in theory and really"),
+    weights=("string", None, "of --receptive_field: as of train; random by default"),
+)
 def info_of(options, arguments):
     """Prints a model's card: inputs, endpoints, size, receptive field, options."""
     import zoo
 
-    print(zoo.info(one("the name of a model", arguments)))
+    name = one("the name of a model", arguments)
+    print(zoo.info(name))
+    if options.receptive_field:
+        from zoo import explain_commands
+
+        return explain_commands.receptive_fields_of(name, options.weights)
+    refuse(options, "weights", of="The card of a model")
     return 0
 
 
@@ -269,6 +280,7 @@ def track(options, arguments):
 
 
 # Here, so that `zoo help` lists their commands in this order.
+import zoo.explain_commands  # noqa: E402, F401
 import zoo.serving_commands  # noqa: E402, F401
 
 

@@ -13,6 +13,7 @@ from zoo.command_line import (
     FLOW_OR_LAYER,
     MODEL,
     Usage,
+    at_most,
     command,
     model_folder,
     one,
@@ -67,6 +68,41 @@ def explain(options, arguments):
     return 0
 
 
+@command(
+    "specificity",
+    "",
+    model=MODEL,
+    data=("string", None, "videos by class: folder <class>/<video>, or a list file"),
+    out=("string", None, "folder for the table, the picture and every unit's number"),
+    endpoints=("list", None, "layers to look at: res3,res5; all by default"),
+    top=("integer", None, "videos looked at per unit; as many as the smallest class"),
+    flow=FLOW_OR_LAYER,
+)
+def specificity(options, arguments):
+    """Measures by depth whether the videos that excite a unit share a class."""
+    at_most(0, arguments)
+    require(options, "model", "data", "out")
+    from zoo import registry
+    from zoo.files import require_writable
+    from zoo.understanding import specificity as measure
+
+    view, record, flow = _open(options)
+    videos = _videos(options.data)
+    require_writable(options.out)
+    endpoints = options.endpoints or [
+        e for e in registry.info(record.name).endpoints if not e.endswith("predictions")
+    ]
+    found = measure.responses(view, videos, endpoints, flow, report=_progress)
+    layers = measure.by_layer(found, options.top)
+    measure.save(layers, options.out)
+    print(measure.table(layers), end="")
+    print(f"{len(found.labels)} videos of {len(found.classes)} classes")
+    for reason in found.skipped:
+        print(f"skipped: {reason}")
+    print(f"Written: {options.out}/specificity.png and more")
+    return 0
+
+
 def _check_explain(options, methods):
     """What can be refused before anything is read."""
     if options.method not in methods:
@@ -94,8 +130,15 @@ def _open(options):
         raise Usage(f"{path} holds {record.name}, a detector; it has no class scores.")
     model, record = folder.load(path)
     model, source = with_flow(model, options.flow, record)
-    view = View(model, options.frames or record.frames, record.shorter_side)
-    return view, record, source
+    frames = "frames" in options and options.frames or record.frames
+    return View(model, frames, record.shorter_side), record, source
+
+
+def _videos(path):
+    from zoo.datasets import VideoList
+
+    is_list = Path(path).is_file()
+    return VideoList.from_list(path) if is_list else VideoList.from_folder(path)
 
 
 def _names(record):
@@ -171,10 +214,10 @@ def _settings(options):
 
 
 def _progress(done, steps):
-    """One line on a terminal that counts the steps."""
+    """One line on a terminal that counts steps or videos."""
     if sys.stderr.isatty():
         end = "\n" if done == steps else ""
-        print(f"\r{done} of {steps} steps", end=end, file=sys.stderr, flush=True)
+        print(f"\r{done} of {steps}", end=end, file=sys.stderr, flush=True)
 
 
 def _remarks(found):

@@ -88,8 +88,9 @@ def gradient_x_input(model, clip, label):
     Source: the first order of Taylor's series, Simonyan et al. (2014), section 3.
     """
     problem = _Problem(model, clip, label)
-    slopes = problem.slopes({kind: x[None] for kind, x in problem.clip.items()})
-    maps = problem.maps({kind: slope[0] for kind, slope in slopes.items()})
+    here = {kind: tf.constant(x[None]) for kind, x in problem.clip.items()}
+    slopes = problem.slopes(here)
+    maps = problem.maps({kind: slope[0].numpy() for kind, slope in slopes.items()})
     return Attribution("gradient_x_input", problem.label, problem.score, maps)
 
 
@@ -239,7 +240,7 @@ class _Problem:
         shapes = {kind: x.shape for kind, x in self.clip.items()}
         self.empty = empty_clip(model, shapes)
         self.score = self.score_of(self.clip)
-        self._graph = None
+        self._graph = None  # made once it is needed often
 
     def score_of(self, clip):
         given = alone_or_all({kind: x[None] for kind, x in clip.items()})
@@ -248,17 +249,6 @@ class _Problem:
 
     def slopes(self, clips):
         """Of the score of every clip of a batch, by each of its values."""
-        if self._graph is None:
-            signature = {
-                kind: tf.TensorSpec([None, *x.shape], x.dtype)
-                for kind, x in self.clip.items()
-            }
-            self._graph = tf.function(
-                self._slopes, input_signature=[signature], autograph=False
-            )
-        return {kind: x.numpy() for kind, x in self._graph(clips).items()}
-
-    def _slopes(self, clips):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(clips)
             logits = self.network(alone_or_all(clips), training=False)["logits"]
@@ -267,8 +257,17 @@ class _Problem:
         zero = tf.UnconnectedGradients.ZERO
         return tape.gradient(total, clips, unconnected_gradients=zero)
 
+    def _compiled(self):
+        """`slopes` as a graph, which leaves out those of the weights."""
+        signature = {
+            kind: tf.TensorSpec([None, *x.shape], x.dtype)
+            for kind, x in self.clip.items()
+        }
+        return tf.function(self.slopes, input_signature=[signature], autograph=False)
+
     def along(self, places, steps, report):
         """Slopes at places from 0, the empty clip, to 1, batch by batch."""
+        self._graph = self._graph or self._compiled()
         pixels = max(np.prod(x.shape[:3]) for x in self.clip.values())
         size = max(1, PATH_PIXELS // int(pixels))
         for first in range(0, len(places), size):
@@ -277,7 +276,7 @@ class _Problem:
             for kind, x in self.clip.items():
                 empty = self.empty[kind]
                 clips[kind] = (empty + share * (x - empty)).astype(x.dtype)
-            yield self.slopes(clips)
+            yield {kind: x.numpy() for kind, x in self._graph(clips).items()}
             if report:
                 done = steps - len(places) + first + len(share)
                 report(done, steps)

@@ -46,7 +46,7 @@ IMPORTS = {
         {"absl", "keras", "numpy", "tensorflow"},
     ),
     "evaluation": ({"models", "datasets", "files"}, _PLOTS),
-    "understanding": ({"models", "datasets", "layers"}, _PLOTS),
+    "understanding": ({"models", "datasets", "layers", "files"}, _PLOTS),
     "exports": (
         {"models", "layers", "files"},
         {

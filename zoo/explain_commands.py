@@ -47,7 +47,7 @@ def explain(options, arguments):
     from zoo.understanding.attribution_video import drawn
 
     _check_explain(options, METHODS)
-    view, record, flow = _open(options)
+    view, record, flow = _open(options, options.frames)
     label = _label(options["class"].value, record)
     seen, rate = _seen(view, video, flow)
     with network_errors("take fewer --frames, or a smaller video"), _without_trace():
@@ -117,7 +117,7 @@ def _check_explain(options, methods):
         raise Usage(f"--frames must be at least 1; got {options.frames}.")
 
 
-def _open(options):
+def _open(options, frames=None):
     """(View, ModelRecord, source of flow) of a trained classifier."""
     from zoo import registry
     from zoo.prediction import with_flow
@@ -130,8 +130,7 @@ def _open(options):
         raise Usage(f"{path} holds {record.name}, a detector; it has no class scores.")
     model, record = folder.load(path)
     model, source = with_flow(model, options.flow, record)
-    frames = "frames" in options and options.frames or record.frames
-    return View(model, frames, record.shorter_side), record, source
+    return View(model, frames or record.frames, record.shorter_side), record, source
 
 
 def _videos(path):

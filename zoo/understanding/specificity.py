@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.datasets import VideoError, test_videos
+from zoo.files import replacing
 from zoo.models.endpoints import features
 from zoo.models.inputs import CHANNELS, STREAMS
 from zoo.models.testing import alone_or_all, inputs_of
@@ -228,20 +229,21 @@ def save(layers, folder):
     Source: thesis 6.4.3.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "specificity.md").write_text(table(layers), encoding="utf-8")
-    units = {
-        layer.endpoint: {
-            "chance": layer.chance,
-            "units": [
-                None if np.isnan(v) else round(float(v), 6) for v in layer.values
-            ],
+    with replacing(folder / "specificity.md") as path:
+        path.write_text(table(layers), encoding="utf-8")
+    with replacing(folder / "specificity.json") as path:
+        units = {
+            layer.endpoint: {"chance": layer.chance, "units": _plain(layer.values)}
+            for layer in layers
         }
-        for layer in layers
-    }
-    text = json.dumps(units, indent=1) + "\n"
-    (folder / "specificity.json").write_text(text, encoding="utf-8")
-    plot(layers, folder / "specificity.png")
+        path.write_text(json.dumps(units, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / "specificity.png") as path:
+        plot(layers, path)
+
+
+def _plain(values):
+    """Numbers for JSON, which knows no NaN."""
+    return [None if np.isnan(v) else round(float(v), 6) for v in values]
 
 
 def plot(layers, path):

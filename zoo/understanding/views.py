@@ -6,6 +6,7 @@ what it is given must be held apart.
 Source: thesis 7.3.3 for the view of a video.
 """
 
+import tensorflow as tf
 from keras import ops
 
 from zoo.datasets import Reader, VideoError
@@ -74,7 +75,8 @@ class View:
         }
         if self._stack:
             settings = {**self._stack.get_config(), "positions": self.frames}
-            views = FlowStack.from_config(settings)(views["rgb"])
+            # As a graph, for its thousands of small steps.
+            views = tf.function(FlowStack.from_config(settings))(views["rgb"])
         return {
             kind: ops.convert_to_numpy(views[kind])[0]
             for kind in inputs_of(self.network)

@@ -57,7 +57,7 @@ def test_the_width_of_a_gaussian_and_of_nothing():
 )
 def test_of_a_single_convolution_it_is_the_kernel(taps, stride, frames):
     space = even(layers.SpatialConv(4, taps, stride, use_bias=False))
-    time = even(layers.TemporalConv(4, frames, use_bias=False), 4)
+    time = even(layers.TemporalConv(1, frames, use_bias=False), 4)
     found = effective_receptive_fields(network(space, time), ["top"], samples=1)
     field = found["top"]
     assert (field.frames, field.pixels) == (frames, taps)

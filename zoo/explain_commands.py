@@ -226,6 +226,9 @@ def _remarks(found):
             f"sum of the maps {found.total:.4g}, difference to an empty clip "
             f"{found.expected:.4g}, in {found.steps} steps"
         )
+    if found.units is not None:
+        sizes = {" x ".join(map(str, size)): None for size in found.units.values()}
+        yield f"maps of {' and '.join(sizes)} units, frames x rows x columns"
     weights = {kind: abs(values).sum() for kind, values in found.maps.items()}
     for kind, weight in weights.items():
         if not weight:

@@ -50,6 +50,8 @@ class Attribution:
         expected: of integrated gradients, what the maps should sum up to: the score
             less that of the empty clip. Else None.
         steps: of integrated gradients, on the line. Else None.
+        units: of Grad-CAM, {input: (frames, rows, columns)} of the maps it has taken
+            before they were brought to the size of the clip. Else None.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Attribution:
     maps: dict
     expected: float | None = None
     steps: int | None = None
+    units: dict | None = None
 
     @property
     def total(self):
@@ -177,7 +180,7 @@ def grad_cam(model, clip, label, endpoint=None):
         score = outputs["logits"][0, problem.label]
     found = {kind: outputs[name] for kind, name in names.items()}
     slopes = tape.gradient(score, found)
-    maps = {}
+    maps, units = {}, {}
     for kind, name in names.items():
         if slopes[kind] is None or len(found[kind].shape) != 5:
             raise ValueError(
@@ -186,8 +189,9 @@ def grad_cam(model, clip, label, endpoint=None):
             )
         weights = tf.reduce_mean(slopes[kind][0], axis=(0, 1, 2))
         cam = tf.nn.relu(tf.einsum("thwc,c->thw", found[kind][0], weights))
+        units[kind] = tuple(cam.shape)
         maps[kind] = _resized(cam.numpy().astype("float32"), problem.clip[kind].shape)
-    return Attribution("gradcam", problem.label, problem.score, maps)
+    return Attribution("gradcam", problem.label, problem.score, maps, units=units)
 
 
 METHODS = {

@@ -49,7 +49,7 @@ class Field:
     clip: tuple
 
 
-def effective_receptive_fields(model, endpoints, samples=4, seed=0, report=None):
+def effective_receptive_fields(model, endpoints, samples=2, seed=0, report=None):
     """Measures the receptive fields of some endpoints beside their theoretical ones.
 
     Args:

@@ -55,13 +55,9 @@ def test_the_best_class_and_where_it_is(of_frames, video, tmp_path, capsys):
     out = tmp_path / "new" / "out.mp4"
     code, said, error = explain(capsys, video, "--model", of_frames, "--out", out)
     assert code == 0, error
-    first, best, last = (
-        said.splitlines()[0],
-        said.splitlines()[1],
-        said.splitlines()[-1],
-    )
+    first, best, *_, last = said.splitlines()
     assert first == video and last == f"3 frames drawn: {out}"
-    assert "maps of 3 x 4 x 5 units" in said  # relu5 of 64 x 85 pixels
+    assert "maps of 3 x 4 x 6 units" in said  # relu5 of 64 x 85 pixels
     assert best.split()[1] in LABELS and 0.125 <= float(best.split()[0]) <= 1
     # 3 frames of 30 at 25 per second: as long as the video.
     assert probe(out).fps == pytest.approx(2.5)

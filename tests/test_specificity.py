@@ -11,7 +11,9 @@ import zoo
 from tests import video_files
 from tests.test_command_line import run
 from tests.test_models import trained
+from zoo import layers
 from zoo.datasets import VideoList
+from zoo.datasets.synthetic import write_dynamic_scenes
 from zoo.models.inputs import video_input
 from zoo.understanding.specificity import (
     Responses,
@@ -132,6 +134,33 @@ def early_and(rgb, early):
     return keras.layers.Concatenate()([early(rgb), rgb])
 
 
+def test_direction_in_the_synthetic_scenes(tmp_path):
+    """Edges know no direction; their product with the change in time does."""
+    classes = ["drift_left", "drift_right"]
+    write_dynamic_scenes(tmp_path, 4, size=(32, 32), frames=8, classes=classes)
+    videos = VideoList.from_folder(tmp_path).only("static")
+    rgb = video_input("rgb")
+    grey = keras.layers.Dense(1, use_bias=False, name="grey")
+    edges = layers.SpatialConv(1, 3, use_bias=False, name="conv1")
+    change = layers.TemporalConv(1, 3, use_bias=False, name="change")
+    sides = keras.layers.Dense(2, use_bias=False, name="sides")
+    x = grey(rgb)
+    x = layers.CrossStream("multiply", name="conv2")([edges(x), change(x)])
+    x = keras.layers.GlobalAveragePooling3D(name="logits")(sides(x))
+    model = keras.Model(rgb, keras.layers.Activation("softmax", name="predictions")(x))
+    grey.set_weights([np.full((3, 1), 1 / 3)])
+    slope = np.array([-1.0, 0, 1])
+    kernel = np.zeros(edges.kernel.shape)
+    kernel[..., 1, :, 0, 0] = slope
+    edges.set_weights([kernel])
+    change.set_weights([slope.reshape(change.kernel.shape)])
+    sides.set_weights([np.array([[1.0, -1.0]])])  # brightness falls where it goes
+    found = responses(View(model, 8, 32), videos, ["conv1", "logits"])
+    first, last = by_layer(found)
+    np.testing.assert_allclose(last.values, 1)
+    assert first.values[0] < 0.9
+
+
 def test_both_streams_and_bad_videos(tmp_path, caplog):
     from zoo.datasets import flow_source
 
@@ -156,10 +185,10 @@ def test_both_streams_and_bad_videos(tmp_path, caplog):
     assert found.values["logits"].shape == (2, 8) and len(found.skipped) == 2
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert "2 of 4 videos skipped" in caplog.text
-    layers = by_layer(found)
-    plot(layers, tmp_path / "s.png")
+    measured = by_layer(found)
+    plot(measured, tmp_path / "s.png")
     assert cv2.imread(str(tmp_path / "s.png")).std() > 10
-    assert len(table(layers).splitlines()) == 5
+    assert len(table(measured).splitlines()) == 5
     with pytest.raises(ValueError, match="sees optical flow, but no source"):
         responses(View(model, 2, 64), videos, ["logits"])
     with pytest.raises(ValueError, match="None of the 1 videos could be read"):

@@ -1,4 +1,4 @@
-"""The `zoo` command: list, info, flow, train, evaluate, predict, track, explain, export, ...
+"""The `zoo` command: what `zoo help` lists.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.

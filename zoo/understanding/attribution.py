@@ -188,7 +188,7 @@ def grad_cam(model, clip, label, endpoint=None):
                 f"take a convolution's, such as {', '.join(LAST_MAPS)}."
             )
         weights = tf.reduce_mean(slopes[kind][0], axis=(0, 1, 2))
-        cam = tf.nn.relu(tf.einsum("thwc,c->thw", found[kind][0], weights))
+        cam = tf.nn.relu(tf.reduce_sum(found[kind][0] * weights, axis=-1))
         units[kind] = tuple(cam.shape)
         maps[kind] = _resized(cam.numpy().astype("float32"), problem.clip[kind].shape)
     return Attribution("gradcam", problem.label, problem.score, maps, units=units)

@@ -70,16 +70,14 @@ def test_slopes_are_differences_of_scores(name, size, float64):
     assert found.score == pytest.approx(score(clip)[5], rel=1e-12)
     for kind, values in found.maps.items():
         assert values.shape == (2, size, size)
-        # The strongest pixel, and one of no choice.
-        strongest = np.unravel_index(np.abs(values).argmax(), values.shape)
-        for place in (strongest, (1, 20, 11)):
-            ends = []
-            for share in (-1e-5, 1e-5):
-                near = {k: x.copy() for k, x in clip.items()}
-                near[kind][place] += share * (clip[kind][place] - empty[kind][place])
-                ends.append(score(near)[5])
-            slope = (ends[1] - ends[0]) / 2e-5
-            assert values[place] == pytest.approx(slope, rel=1e-3, abs=1e-9)
+        place = np.unravel_index(np.abs(values).argmax(), values.shape)
+        ends = []
+        for share in (-1e-5, 1e-5):
+            near = {k: x.copy() for k, x in clip.items()}
+            near[kind][place] += share * (clip[kind][place] - empty[kind][place])
+            ends.append(score(near)[5])
+        slope = (ends[1] - ends[0]) / 2e-5
+        assert values[place] == pytest.approx(slope, rel=1e-3, abs=1e-9)
 
 
 def test_of_a_square_both_methods_are_known(float64):
@@ -98,14 +96,10 @@ def test_of_a_square_both_methods_are_known(float64):
 # --- completeness --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("t_resnet_tiny", 32), ("fusion_vgg_tiny", 64)]
-)
-def test_integrated_gradients_sum_up_to_the_difference(name, size):
-    model = trained(zoo.load(name), 2, 32, clips=2)
-    clip = one(model, 5, size, size)
+def test_integrated_gradients_sum_up_to_the_difference():
+    model = trained(zoo.load("t_resnet_tiny"), 2, 32, clips=2)
+    clip, score = one(model, 2, 32, 32), scorer(model)
     empty = empty_clip(model, {k: x.shape for k, x in clip.items()})
-    score = scorer(model)
     difference = score(clip)[2] - score(empty)[2]
     found = integrated_gradients(model, clip, 2, tolerance=0.02)
     assert found.expected == pytest.approx(difference, rel=1e-4)
@@ -178,15 +172,14 @@ def test_maps_of_units_shrunk_in_time_are_brought_to_the_frames():
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_tiny_model_is_explained(name):
-    model = trained(zoo.load(name), 2, 32, clips=2)
-    clip = one(model, 5, 64, 96)
-    scores = scorer(model)(clip)
+    model = zoo.load(name)
+    clip = one(model, 5, 64, 80)
     # Maps may be empty: nowhere does anything speak for a class. Not for all of them.
-    for label in sorted(range(8), key=scores.__getitem__, reverse=True):
+    for label in range(8):
         found = grad_cam(model, clip, label)
         assert set(found.maps) == set(clip)
         for values in found.maps.values():
-            assert values.shape == (5, 64, 96)
+            assert values.shape == (5, 64, 80)
             assert np.isfinite(values).all() and values.min() >= 0
         if any(values.any() for values in found.maps.values()):
             return

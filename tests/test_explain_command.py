@@ -1,5 +1,6 @@
 """`zoo explain`: what is drawn, said and refused, on whole and on damaged videos."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -87,7 +88,10 @@ def test_both_streams_side_by_side_for_a_class_by_name(
     )
     code, said, error = explain(capsys, *words, "--method", "integrated_gradients")
     assert code == 0, error
-    assert said.splitlines()[1].endswith("  YoYo") and "sum of the maps" in said
+    assert said.splitlines()[1].endswith("  YoYo")
+    sums = re.search(r"sum of the maps (\S+), difference to an empty clip (\S+),", said)
+    total, difference = map(float, sums.groups())
+    assert total == pytest.approx(difference, rel=0.05)
     assert "% of all contributions, for and against, are of flow" in said
     assert read_video(out).frames.shape == (4, 2 * 256 + STRIP, 2 * 340, 3)
     code, again, error = explain(capsys, *words, "--method", "gradient_x_input")

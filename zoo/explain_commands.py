@@ -51,17 +51,19 @@ def explain(options, arguments):
     label = _label(options["class"].value, record)
     seen, rate = _seen(view, video, flow)
     with network_errors("take fewer --frames, or a smaller video"), _without_trace():
-        label, best = _answer(view.network, seen, label)
+        label, scores = _answer(view.network, seen, label)
         settings = _settings(options)
         found = METHODS[options.method](view.network, seen, label, **settings)
     name = _names(record)[label]
     method = options.method.replace("_", " ")
     count = write_video(
-        options.out, drawn(seen, found, f"{name} {best[label]:.2f}  {method}"), rate
+        options.out, drawn(seen, found, f"{name} {scores[label]:.2f}  {method}"), rate
     )
-    print(f"{video}\n  {best[label]:.4f}  {name}")
-    if label != best.argmax():
-        print(f"  {best.max():.4f}  {_names(record)[best.argmax()]} is the best class")
+    print(f"{video}\n  {scores[label]:.4f}  {name}")
+    if label != scores.argmax():
+        print(
+            f"  {scores.max():.4f}  {_names(record)[scores.argmax()]} is the best class"
+        )
     for line in _remarks(found):
         print(f"  {line}")
     print(f"{count} frames drawn: {options.out}")
@@ -83,6 +85,7 @@ def specificity(options, arguments):
     at_most(0, arguments)
     require(options, "model", "data", "out")
     from zoo import registry
+    from zoo.evaluation.evaluate import network_errors
     from zoo.files import require_writable
     from zoo.understanding import specificity as measure
 
@@ -92,7 +95,8 @@ def specificity(options, arguments):
     endpoints = options.endpoints or [
         e for e in registry.info(record.name).endpoints if not e.endswith("predictions")
     ]
-    found = measure.responses(view, videos, endpoints, flow, report=_progress)
+    with network_errors("use smaller videos"), _without_trace():
+        found = measure.responses(view, videos, endpoints, flow, report=_progress)
     layers = measure.by_layer(found, options.top)
     measure.save(layers, options.out)
     print(measure.table(layers), end="")
@@ -177,8 +181,9 @@ def _seen(view, video, flow):
         raise VideoError(f"{video}: {error}") from error
     fps = probe(video).fps or 25.0
     frames = len(next(iter(seen.values())))
-    # Of a video shorter than the view frames are repeated, and not played faster.
-    return seen, max(1.0, min(fps, frames * fps / counts[-1]))
+    # Of a video shorter than the view frames are repeated, and not played faster;
+    # headers may also claim thousands of frames per second.
+    return seen, max(1.0, min(fps, frames * fps / counts[-1], 60.0))
 
 
 def _answer(network, seen, label):

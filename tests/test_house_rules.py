@@ -46,7 +46,7 @@ IMPORTS = {
         {"absl", "keras", "numpy", "tensorflow"},
     ),
     "evaluation": ({"models", "datasets", "files"}, _PLOTS),
-    "understanding": ({"models", "datasets", "layers"}, _PLOTS),
+    "understanding": ({"models", "datasets", "layers", "files"}, _PLOTS),
     "exports": (
         {"models", "layers", "files"},
         {
@@ -69,6 +69,7 @@ ROOM_OF_FILE = {
     "model_index": "registry",
     **dict.fromkeys(("command_line", "detection_commands", "prediction"), "main"),
     **dict.fromkeys(("serving_commands", "weights_commands"), "main"),
+    "explain_commands": "main",
 }
 DISTRIBUTIONS = {
     "apache_beam": "apache-beam",

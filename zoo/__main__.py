@@ -1,6 +1,7 @@
 """The `zoo` command: list, info, flow, train, evaluate, predict, track, help.
 
-Further commands stand in serving_commands.py and weights_commands.py.
+Further commands stand in explain_commands.py, serving_commands.py and
+weights_commands.py.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.
@@ -59,17 +60,28 @@ def list_models(options, arguments):
     return 0
 
 
-@command("info", "NAME")
+@command(
+    "info",
+    "NAME",
+    receptive_field=("boolean", False, "measure what units see, in theory and really"),
+    weights=("string", None, "of --receptive_field: as of train; random by default"),
+)
 def info_of(options, arguments):
     """Prints a model's card: inputs, endpoints, size, receptive field, options."""
     import zoo
 
-    info = zoo.info(one("the name of a model", arguments))
+    name = one("the name of a model", arguments)
+    info = zoo.info(name)
     print(info)
     from zoo.weights import records
 
     for record in records.of_model(info.name):
         print(f"  weights={record.tag!r}: {record.summary}")
+    if options.receptive_field:
+        from zoo import explain_commands
+
+        return explain_commands.receptive_fields_of(name, options.weights)
+    refuse(options, "weights", of="The card of a model")
     return 0
 
 
@@ -263,6 +275,7 @@ def track(options, arguments):
 
 
 # Here, so that `zoo help` lists their commands in this order.
+import zoo.explain_commands  # noqa: E402, F401
 import zoo.serving_commands  # noqa: E402, F401
 import zoo.weights_commands  # noqa: E402, F401
 

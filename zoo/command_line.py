@@ -92,9 +92,17 @@ def parse(entry, name, argv):
     """(flags, arguments) of a command line (absl)."""
     options = entry.flags()
     try:
-        return options, options([name, *argv])[1:]
+        return options, options([name, *map(_underscored, argv)])[1:]
     except flags.Error as error:
         raise Usage(f"{error}; `zoo {name} --help` lists the flags.") from error
+
+
+def _underscored(word):
+    """--some-flag=a-b as --some_flag=a-b, which is what it's called here."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}"
 
 
 def find(name):

@@ -36,6 +36,7 @@ from zoo.models.testing import video_classifier
 EXTRA = "assets.extra"
 RECORD = "zoo.json"
 LABELS = "labels.txt"
+OPTIMIZED = 1e-4  # of the largest raw score, by which outputs may differ
 
 
 def export(
@@ -92,12 +93,16 @@ def export(
     return publish(model, out_dir, contract, name, version, verify)
 
 
-def publish(model, out_dir, contract, name=None, version=None, verify=True):
-    """`export` by a `Contract`, which also holds limits and provenance.
+def publish(
+    model, out_dir, contract, name=None, version=None, verify=True, optimize=False
+):
+    """`export` by a `Contract`, which also holds limits, endpoints and provenance.
 
     Args:
         model, out_dir, name, version, verify: as for `export`.
         contract: `Contract`; one without labels gets "class_0", "class_1", ...
+        optimize: fold normalisations into convolutions and leave out what is for
+            training only; outputs may differ by 1e-4 instead of 1e-5.
 
     Returns:
         The path of the directory, a pathlib.Path.
@@ -108,6 +113,11 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     name = checked_name(model.name if name is None else name)
     folder = local(out_dir) / name
     require_free(folder, version)
+    original = model
+    if optimize:
+        from zoo.exports.optimize import optimized
+
+        model = optimized(model)
     network = video_classifier(
         model, contract.frames, contract.shorter_side, contract.flip
     )
@@ -116,7 +126,8 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
     contract = dataclasses.replace(contract, features=endpoints)
     served = signatures(model, contract)
     record = {"name": name, "model": model.name, "task": "classification"}
-    record |= _about(model, network) | dataclasses.asdict(contract)
+    record |= _about(model, network) | {"optimized": optimize}
+    record |= dataclasses.asdict(contract)
     record["signatures"] = tensors_of(served)
     record |= facts(network, contract.labels)
     with publishing(folder, version) as publication:
@@ -125,7 +136,9 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
         requests = warmup.requests(served, contract)
         warmup.write(temporary / EXTRA / warmup.FILE, name, requests)
         if verify:
-            difference = verify_export(temporary, model, contract, served)
+            difference = verify_export(
+                temporary, original, contract, served, OPTIMIZED if optimize else 0
+            )
             logging.info("The export agrees with the model to %.2g.", difference)
     return publication.path
 

@@ -78,20 +78,17 @@ def signatures(model, contract):
     Source: thesis 7.3.3.
     """
     network = _Network(model, contract)
-    makers = {"serving_default": network.serve, "raw": network.raw}
-    specs = {name: network.clip_specs() for name in makers}
-    specs["raw"] = _specs(network.kinds)
+    makers = {"serving_default": (network.serve, _specs(network.given))}
     if set(network.given) == {"clips"}:
-        makers["jpeg"] = network.serve_jpeg
-        spec = tf.TensorSpec((None, None), tf.string, name="jpeg")
-        specs["jpeg"] = {"jpeg": spec}
-    if network.endpoints:
-        makers["features"] = network.features
-        specs["features"] = network.clip_specs()
+        files = tf.TensorSpec((None, None), tf.string, name="jpeg")
+        makers["jpeg"] = network.serve_jpeg, {"jpeg": files}
+    makers["raw"] = network.raw, _specs(network.kinds)
+    if contract.features:
+        makers["features"] = network.features, _specs(network.given)
     # Concrete functions: given others, tf.saved_model.save traces them again.
     functions = {
-        name: tf.function(maker, autograph=False).get_concrete_function(**specs[name])
-        for name, maker in makers.items()
+        name: tf.function(maker, autograph=False).get_concrete_function(**specs)
+        for name, (maker, specs) in makers.items()
     }
     return Served(network.module, functions)
 
@@ -108,11 +105,10 @@ class _Network:
         self.given = channels_of(view)
         self._view = _traced_view(view) if self.all_frames else view
         self.activation = inner.get_layer("predictions").activation
-        self.endpoints = contract.features
         # Towers have scores of their own beside the averaged ones.
         self.towers = [f"{tower}_logits" for tower in getattr(inner, "towers", ())]
         self.module = tf.Module()
-        names = dict.fromkeys(["logits", *self.towers, *self.endpoints])
+        names = dict.fromkeys(["logits", *self.towers, *self.contract.features])
         self._run = self._traced(features(inner, list(names)))
 
     def _traced(self, network):
@@ -132,10 +128,6 @@ class _Network:
         specs = _specs(self.kinds)
         return tf.function(run, autograph=False).get_concrete_function(**specs)
 
-    def clip_specs(self):
-        """What `serve` takes, {name: tf.TensorSpec}."""
-        return _specs(self.given)
-
     def serve(self, **inputs):
         """Clips, flow or both -> the answer."""
         return self._answer(self._seen(inputs))
@@ -147,7 +139,7 @@ class _Network:
     def features(self, **inputs):
         """Clips, flow or both -> endpoints of the view, without its mirror."""
         outputs = self._run(**self._seen(inputs))
-        return {name: outputs[name] for name in self.endpoints}
+        return {name: _float(outputs[name]) for name in self.contract.features}
 
     def raw(self, **inputs):
         """What the network itself sees -> raw scores, and probabilities."""
@@ -191,7 +183,8 @@ class _Network:
         """The outputs of `serving_default` and `jpeg`, see docs/serving.md."""
         logits = _float(self._run(**seen)["logits"])
         if self.contract.flip:
-            mirrors = {k: Mirror(k == "flow")(x) for k, x in seen.items()}
+            # A layer, and in half precision as rough as in `video_classifier`.
+            mirrors = {k: _float(Mirror(k == "flow")(x)) for k, x in seen.items()}
             logits = (logits + _float(self._run(**mirrors)["logits"])) / 2
         scores = self._predictions(logits)
         labels = self.contract.labels

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 COMMANDS = {}
+STREAMS = ("appearance", "motion")
 
 # Flags of several commands.
 MODEL = ("string", None, "folder of a trained model, such as RUN/best")
@@ -131,3 +132,11 @@ def model_folder(path):
         if (model / RECORD).is_file() and not (Path(path) / RECORD).is_file():
             raise Usage(f"{path} is the folder of a training; did you mean {model}?")
     return path
+
+
+def weights(text):
+    """A name or path, or a dict of them from "appearance=...,motion=..." (4.3.5)."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(stream in STREAMS and equals for stream, equals, _ in parts):
+        return text
+    return {stream: value for stream, _, value in parts}

@@ -215,8 +215,8 @@ def compare(expected, got, relative, signature="serving_default"):
     Args:
         expected: {output: float array} of the model.
         got: all outputs of the signature.
-        relative: accepted difference, as part of the largest raw score, or of the
-            largest value of a signature that has none.
+        relative: accepted difference, as part of the largest value, which is a raw
+            score, or of 1 if that is less.
         signature: its name.
 
     Raises:
@@ -230,8 +230,7 @@ def compare(expected, got, relative, signature="serving_default"):
             "The model itself returns scores that are not finite, so there is nothing "
             "to serve. Check its weights, e.g. for a training that diverged."
         )
-    scores = [expected["logits"]] if "logits" in expected else expected.values()
-    largest = max(float(np.abs(value).max()) for value in scores)
+    largest = max(float(np.abs(value).max()) for value in expected.values())
     accepted, difference = relative * max(1.0, largest), 0.0
     for key, value in expected.items():
         apart = np.abs(value - got[key]).max()

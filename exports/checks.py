@@ -26,6 +26,8 @@ CONTENTS = {
 }
 # Above this mean, in pixels, flow is taken for 8-bit codes.
 LARGEST_MEAN_FLOW = 40.0
+# Of the two matrices that resize a frame; one of 256 x 4000 has as many.
+MAX_RESIZE_WEIGHTS = 2**24
 
 
 def checked(inputs, fits):
@@ -101,7 +103,7 @@ def fits_decoded(contract, all_frames):
     """
 
     def fits(name, shape):
-        checks = [_small_view(shape, contract, all_frames)]
+        checks = [_small_view(shape, contract, all_frames), _not_thin(shape, contract)]
         return checks + ([_is_video(name, shape)] if all_frames else [])
 
     return fits
@@ -220,6 +222,29 @@ def _small_view(shape, contract, all_frames):
     )
     small = view <= contract.max_view_pixels
     return tf.debugging.Assert(small, [message, shape, view], summarize=8)
+
+
+def resize_weights(size, side):
+    """How many weights resizing takes, a matrix for each axis, int64 scalar.
+
+    Args:
+        size: height and width, int64 [2]. side: of the result, the shorter one.
+
+    Source: zoo.layers.clip_view.
+    """
+    shorter = tf.reduce_min(size)
+    return tf.reduce_sum(size * (size * side // shorter))
+
+
+def _not_thin(shape, contract):
+    weights = resize_weights(shape[2:4], contract.shorter_side)
+    message = (
+        f"The frames are too large for their shape: {MAX_RESIZE_WEIGHTS} weights are "
+        f"accepted that resize them to a shorter side of {contract.shorter_side}, and "
+        "a long and thin frame takes more. Got shape, weights:"
+    )
+    few = weights <= MAX_RESIZE_WEIGHTS
+    return tf.debugging.Assert(few, [message, shape, weights], summarize=8)
 
 
 def _same_size(first, shape, name, other):

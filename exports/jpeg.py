@@ -9,15 +9,16 @@ Source: tensorflow.org/api_docs/python/tf/data/Dataset; ITU-T T.81 for JPEG.
 
 import tensorflow as tf
 
-from zoo.exports.checks import as_fed
+from zoo.exports.checks import as_fed, resize_weights
+from zoo.layers import ClipView
 
 MAX_FRAME_PIXELS = 2**25  # of one file, H x W; a frame of 8K video is a bit less
 MAX_FILE_BYTES = 2**16  # of one file beside three bytes a pixel, for its header
-# Pixels that are decoded at a time, 15 bytes each, while they are resized.
+# Pixels, and weights that resize them, in memory at a time, 15 bytes each.
 AT_A_TIME = 2**22
 
 
-def read(jpeg, contract, fits, choose=None, view=None):
+def read(jpeg, contract, fits, choose=None, side=None):
     """Frames of JPEG files [B, T], which are checked by their headers first.
 
     Args:
@@ -26,11 +27,11 @@ def read(jpeg, contract, fits, choose=None, view=None):
         fits: function of the shape [B, T, H, W, 3] of all frames, int64 [5], to more
             assertions.
         choose: function of T to the indices of those that are decoded; None for all.
-        view: function of one frame uint8 [1, 1, H, W, 3] to what is kept of it, float
-            likewise; None keeps it.
+        side: of what is kept of a frame, resized by `zoo.layers.ClipView`; None
+            keeps the frame.
 
     Returns:
-        uint8 or float [B, chosen, H', W', 3].
+        uint8 [B, chosen, H, W, 3], or float [B, chosen, H', W', 3].
 
     Raises:
         tf.errors.InvalidArgumentError: when it runs, if the request is empty or above
@@ -48,7 +49,7 @@ def read(jpeg, contract, fits, choose=None, view=None):
     checks = [_fits(size, decoded, contract), *fits(shape)]
     with tf.control_dependencies(checks):
         taken = tf.reshape(tf.gather(files, chosen, axis=1), [-1])
-    frames = _decoded(taken, size, view, lambda i: _place(i, chosen))
+    frames = _decoded(taken, size, side, lambda i: _place(i, chosen))
     return tf.reshape(frames, tf.concat([[batch, -1], tf.shape(frames)[1:]], 0))
 
 
@@ -146,15 +147,19 @@ def _fits(size, decoded, contract):
     return tf.debugging.Assert(fits, [message, size, decoded])
 
 
-def _decoded(files, size, view, place):
+def _decoded(files, size, side, place):
     """Frames [N, H', W', 3] of checked files [N], or an error that names one."""
+    at_a_time, dtype, view = 16, tf.uint8, None
+    if side is not None:
+        # Frame by frame: large ones are never in memory together.
+        view, dtype = ClipView(None, side, name="frame_view"), tf.float32
+        numbers = tf.reduce_prod(size) + resize_weights(size, side)
+        at_a_time = tf.clip_by_value(AT_A_TIME // numbers, 1, 16)
 
     def frame(file):
         frame = decode(file)
         return frame if view is None else view(frame[None, None])[0, 0]
 
-    dtype = tf.uint8 if view is None else tf.float32
-    at_a_time = tf.clip_by_value(AT_A_TIME // tf.reduce_prod(size), 1, 16)
     found = _each(frame, files, (None, None, 3), dtype, at_a_time)
     with tf.control_dependencies([_all_there(found[0], files, place, "decoded")]):
         return tf.identity(found[1])

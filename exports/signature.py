@@ -23,7 +23,6 @@ from zoo.exports.checks import (
     fits_view,
 )
 from zoo.exports.contract import Contract
-from zoo.layers import ClipView
 from zoo.layers.clip_view import equally_spaced, take_frames
 from zoo.models.endpoints import features
 from zoo.models.plain_rgb import flow_stack_of, network_of
@@ -172,8 +171,7 @@ class _Network:
             contract,
             lambda shape: fits("jpeg", shape),
             None if self.all_frames else choose,
-            # Frame by frame: large ones are never in memory together.
-            ClipView(None, contract.shorter_side, name="frame_view"),
+            contract.shorter_side,
         )
         if self.all_frames:
             return self._view(seen)

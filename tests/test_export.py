@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import zoo
@@ -25,7 +24,7 @@ from zoo.exports import saved_model as exporting
 from zoo.exports.verification import VerificationError
 from zoo.models.resnet import Net
 from zoo.models.t_resnet import t_resnet
-from zoo.models.testing import video_classifier
+from zoo.models.testing import video_classifier, video_view
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("Fußgänger, left", "fountain", "sky clouds", "a", "b", "c", "d", "e")
@@ -206,6 +205,24 @@ def test_the_clips_of_a_batch_do_not_mix(loaded):
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
+def test_raw_is_the_network_itself(loaded, model):
+    rgb = np.random.default_rng(3).uniform(0, 255, (2, 3, 40, 56, 3)).astype("float32")
+    got = loaded.raw(rgb)
+    logits = zoo.features(model, ["logits"])(rgb)["logits"]
+    assert set(got) == {"logits", "predictions"}
+    np.testing.assert_allclose(got["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(got["predictions"], model(rgb), atol=1e-5)
+
+
+def test_features_are_those_of_the_view(loaded, model, requests):
+    clips = requests["long portrait"]
+    view = video_view(model, **SMALL)(clips)["rgb"]
+    expected = zoo.features(model, ["pool5"])(view)["pool5"].numpy()
+    found = loaded.features(clips)["pool5"]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
+
+
 def test_half_precision_models(mixed_bfloat16, tmp_path):
     model = enliven(thin())
     path = export(model, tmp_path, labels=("a", "b", "c"), **SMALLER)
@@ -259,6 +276,25 @@ def test_golden_signatures(exported):
         }
         for name, function in signatures.items()
     } == GOLDEN
+
+
+def test_the_record_lists_the_signatures(loaded):
+    listed = loaded.record["signatures"]
+    assert tuple(listed) == loaded.signatures == tuple(GOLDEN)
+    assert listed["jpeg"]["inputs"] == {
+        "jpeg": {"dtype": "string", "shape": [None, None]}
+    }
+    for name, ends in GOLDEN.items():
+        assert set(listed[name]["outputs"]) == set(ends["outputs"])
+    assert zoo.info("t_resnet_tiny").signatures == loaded.signatures
+
+
+def test_labels_are_an_asset(exported):
+    text = (exported / "assets" / "labels.txt").read_text("utf-8")
+    assert text.splitlines() == list(LABELS)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(exported))
+    assert [asset.filename for asset in graph.asset_file_def] == ["labels.txt"]
 
 
 def test_weights_are_stored_once(exported, model):
@@ -318,6 +354,24 @@ def test_a_contract_adds_provenance_and_limits(tmp_path):
     assert got(random_clips((1, 4, 10, 10, 3)))["labels"].shape == (1, 1)
     with pytest.raises(ValueError, match="at most 400 pixels may be sent"):
         got(random_clips((1, 5, 10, 10, 3)))
+
+
+def test_limits_of_frames(tmp_path):
+    contract = Contract(["yes", "no"], 2, 8, max_frames=6, features=("logits",))
+    got = load_exported(publish(mini(), tmp_path, contract, verify=False))
+    assert got(random_clips((2, 3, 9, 9, 3)))["scores"].shape == (2, 2)
+    for run in (got, got.features):
+        with pytest.raises(ValueError, match=r"at most 6 frames.*\[1 7 9 9 3\]"):
+            run(random_clips((1, 7, 9, 9, 3)))
+    with pytest.raises(ValueError, match=r"at most 6 frames.*\[7 1 9 9 3\]"):
+        got.raw(np.zeros((7, 1, 9, 9, 3)))
+
+
+def test_limits_that_no_clip_keeps(tmp_path):
+    contract = Contract(["yes", "no"], 2, 8, max_view_pixels=127)
+    with pytest.raises(ValueError, match=r"2 frames of 8 x 8 are 128.*at most 127"):
+        publish(mini(), tmp_path, contract, verify=False)
+    assert listing(tmp_path) == []
 
 
 # --- versions, and whole or not at all -----------------------------------------------
@@ -541,6 +595,29 @@ def test_without_labels_classes_are_numbered_and_that_is_said(tmp_path, caplog):
 def test_wrong_inputs(exported_mini, clips, message):
     with pytest.raises(ValueError, match=message):
         exported_mini(clips)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (np.full((1, 1, 8, 8, 3), np.nan), "`rgb` must be finite and within 0-255"),
+        (np.full((1, 1, 8, 8, 3), 255.5), r"0-255; got least and most: \[255.5\]"),
+        (np.full((1, 1, 8, 8, 3), -1.0), r"0-255; got least and most: \[-1\]"),
+        (np.zeros((1, 1, 101, 100, 3)), "at most 10000 pixels may be sent, all of whi"),
+        (np.zeros((1, 0, 8, 8, 3)), r"no axis of length 0.*\[1 0 8 8 3\]"),
+        (np.zeros((1, 1, 8, 8, 3), "uint8"), "rgb must be float32.*got uint8"),
+    ],
+)
+def test_wrong_raw_inputs(exported_mini, rgb, message):
+    with pytest.raises(ValueError, match=message):
+        exported_mini.raw(rgb)
+
+
+def test_a_signature_that_an_export_lacks(exported_mini):
+    with pytest.raises(ValueError, match="no signature 'features', but serving_defau"):
+        exported_mini.features(random_clips((1, 1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="takes rgb; got flow"):
+        exported_mini.raw(flow=np.zeros((1, 1, 8, 8, 20)))
 
 
 @pytest.fixture(scope="module")

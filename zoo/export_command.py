@@ -82,17 +82,26 @@ def _registered(name, options):
         weights(options.weights) if options.weights else None,
         len(options.labels) or None,
     )
-    frames, *sides = info.clip
     known = getattr(model, "num_classes", None)  # of a detector
     record = ModelRecord(
         name,
         known or model.get_layer("predictions").output.shape[-1],
         labels=tuple(options.labels),
-        frames=frames,
-        shorter_side=SHORTER_SIDES.get(min(sides), min(sides)),
-        longer_side=LONGER_SIDES.get(max(sides), max(sides)),
+        **_view(info.clip),
     )
     return model, record
+
+
+def _view(clip):
+    """Fields of a `ModelRecord` for clips of (frames, height, width)."""
+    if not clip:
+        return {}
+    frames, shorter, longer = clip[0], min(clip[1:]), max(clip[1:])
+    return {
+        "frames": frames,
+        "shorter_side": SHORTER_SIDES.get(shorter, shorter),
+        "longer_side": LONGER_SIDES.get(longer, longer),
+    }
 
 
 def _export_detector(model, record, options):

@@ -1,6 +1,7 @@
 """The `zoo` command: what it prints, its exit codes, its errors in one line."""
 
 import dataclasses
+import json
 import logging as std_logging
 import os
 import subprocess
@@ -115,6 +116,21 @@ def test_list_and_info_show_the_registry(capsys):
         (("predict", "v.mp4"), "needs --model"),
         (("predict", "v.mp4", "--model", "nowhere"), "nowhere does not exist"),
         (("export", "--out", "x", "--model", "nowhere"), "no model folder"),
+        (("export", "--out", "x"), "needs the name or folder of one model"),
+        (("export", "nowhere", "--out", "x"), "neither a folder nor a registered"),
+        (("export", "x", "--out", "x", "--format=h5"), "savedmodel, litert, onnx; got"),
+        (
+            ("export", "rfcn_tiny", "--out", "x", "--features", "res4"),
+            "A detector makes no use of --features",
+        ),
+        (
+            ("export", "rfcn_tiny", "--out", "x", "--format", "onnx"),
+            "takes classifiers, and rfcn_tiny finds objects",
+        ),
+        (
+            ("export", "vgg_tiny", "--out", "x", "--format=litert", "--top_k=2"),
+            "--format=litert makes no use of --top_k",
+        ),
         (("predict", "--modell", "x"), "`zoo predict --help` lists the flags"),
         (("predict", "v", "--model", "x", "--top=0"), "--top must be at least 1; got"),
         (("predict", "v", "--model", "x", "--top=-2"), "at least 1; got -2"),
@@ -256,3 +272,27 @@ def test_from_videos_to_a_served_prediction(capsys, probe, video, tmp_path):
     ours = run(capsys, "predict", video, *best)
     theirs = run(capsys, "predict", video, "--model", f"{served}/probe")
     assert ours == theirs and ours[0] == 0
+
+
+def test_a_registered_model_is_exported_by_name(capsys, probe, tmp_path):
+    flags = ["--out", str(tmp_path), "--labels", "a,b,c", "--features", "conv1,logits"]
+    limits = ["--frames=2", "--shorter_side=16", "--top_k=2", "--max_frames=9"]
+    code, printed, err = run(capsys, "export", "probe_net", *flags, *limits)
+    assert (code, printed) == (0, f"{tmp_path}/probe_net/1\n"), err
+    record = json.loads((tmp_path / "probe_net/1/assets.extra/zoo.json").read_text())
+    expected = {
+        "labels": ["a", "b", "c"], "features": ["conv1", "logits"], "frames": 2,
+        "shorter_side": 16, "top_k": 2, "max_frames": 9, "max_pixels": 2**29,
+    }  # fmt: skip
+    assert {key: record[key] for key in expected} == expected
+    assert set(record["signatures"]["features"]["outputs"]) == {"conv1", "logits"}
+
+
+def test_a_trained_folder_keeps_its_weights_and_labels(capsys, trained, tmp_path):
+    for flag in ("--weights=imagenet", "--labels=a,b"):
+        argv = ["export", trained, "--out", str(tmp_path / "out"), flag]
+        code, _, err = run(capsys, *argv)
+        assert (
+            code == 2 and f"folder of a trained model makes no use of {flag[:8]}" in err
+        )
+    assert not (tmp_path / "out").exists()

@@ -15,17 +15,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import zoo
-from tests.c_api import fields
 from zoo.exports import Contract, export, load_exported, publish, verification
 from zoo.exports import folder as folders
 from zoo.exports import saved_model as exporting
 from zoo.exports.verification import VerificationError
 from zoo.models.resnet import Net
 from zoo.models.t_resnet import t_resnet
-from zoo.models.testing import video_classifier
+from zoo.models.testing import video_classifier, video_view
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("Fußgänger, left", "fountain", "sky clouds", "a", "b", "c", "d", "e")
@@ -36,14 +35,27 @@ SIZES = {
     "one pixel": (1, 1, 1, 1, 3),
     "wide": (1, 3, 20, 100, 3),
 }
+ANSWER = {
+    "scores": ("float32", (None, 8)),
+    "logits": ("float32", (None, 8)),
+    "classes": ("int32", (None, 5)),
+    "labels": ("string", (None, 5)),
+    "top_scores": ("float32", (None, 5)),
+}
+VIDEO = (None, None, None, None, 3)
 GOLDEN = {
-    "inputs": {"clips": ("uint8", (None, None, None, None, 3))},
-    "outputs": {
-        "scores": ("float32", (None, 8)),
-        "logits": ("float32", (None, 8)),
-        "classes": ("int32", (None, 5)),
-        "labels": ("string", (None, 5)),
-        "top_scores": ("float32", (None, 5)),
+    "serving_default": {"inputs": {"clips": ("uint8", VIDEO)}, "outputs": ANSWER},
+    "jpeg": {"inputs": {"jpeg": ("string", (None, None))}, "outputs": ANSWER},
+    "raw": {
+        "inputs": {"rgb": ("float32", VIDEO)},
+        "outputs": {
+            "logits": ("float32", (None, 8)),
+            "predictions": ("float32", (None, 8)),
+        },
+    },
+    "features": {
+        "inputs": {"clips": ("uint8", VIDEO)},
+        "outputs": {"pool5": ("float32", (None, 4, None, None, 512))},
     },
 }
 # A process that has TensorFlow, but no zoo and no code of it.
@@ -175,7 +187,7 @@ def check_outputs(got, expected, k=5):
 @pytest.mark.parametrize("loader", ["python", "session"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_fresh_process_without_the_zoo_gives_the_same(fresh, expected, loader, size):
-    got = {name: fresh[f"{loader}/{size}/{name}"] for name in GOLDEN["outputs"]}
+    got = {name: fresh[f"{loader}/{size}/{name}"] for name in ANSWER}
     check_outputs(got, expected[size])
 
 
@@ -191,6 +203,24 @@ def test_the_clips_of_a_batch_do_not_mix(loaded):
     together, alone = run(clips)["logits"], run(clips[1:])["logits"]
     np.testing.assert_allclose(together[1:], alone, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_raw_is_the_network_itself(loaded, model):
+    rgb = np.random.default_rng(3).uniform(0, 255, (2, 3, 40, 56, 3)).astype("float32")
+    got = loaded.raw(rgb)
+    logits = zoo.features(model, ["logits"])(rgb)["logits"]
+    assert set(got) == {"logits", "predictions"}
+    np.testing.assert_allclose(got["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(got["predictions"], model(rgb), atol=1e-5)
+
+
+def test_features_are_those_of_the_view(loaded, model, requests):
+    clips = requests["long portrait"]
+    view = video_view(model, **SMALL)(clips)["rgb"]
+    expected = zoo.features(model, ["pool5"])(view)["pool5"].numpy()
+    found = loaded.features(clips)["pool5"]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
 
 
 def test_half_precision_models(mixed_bfloat16, tmp_path):
@@ -234,18 +264,37 @@ def test_export_inside_a_strategy_scope_is_refused(two_replicas, tmp_path):
 # --- what lies in the directory ------------------------------------------------------
 
 
-def test_golden_signature(exported):
+def test_golden_signatures(exported):
     signatures = tf.saved_model.load(str(exported)).signatures
-    assert list(signatures) == ["serving_default"]
-    function = signatures["serving_default"]
-    ends = {
-        "inputs": function.structured_input_signature[1],
-        "outputs": function.structured_outputs,
-    }
     assert {
-        end: {name: (t.dtype.name, tuple(t.shape)) for name, t in tensors.items()}
-        for end, tensors in ends.items()
+        name: {
+            end: {key: (t.dtype.name, tuple(t.shape)) for key, t in tensors.items()}
+            for end, tensors in (
+                ("inputs", function.structured_input_signature[1]),
+                ("outputs", function.structured_outputs),
+            )
+        }
+        for name, function in signatures.items()
     } == GOLDEN
+
+
+def test_the_record_lists_the_signatures(loaded):
+    listed = loaded.record["signatures"]
+    assert tuple(listed) == loaded.signatures == tuple(GOLDEN)
+    assert listed["jpeg"]["inputs"] == {
+        "jpeg": {"dtype": "string", "shape": [None, None]}
+    }
+    for name, ends in GOLDEN.items():
+        assert set(listed[name]["outputs"]) == set(ends["outputs"])
+    assert zoo.info("t_resnet_tiny").signatures == loaded.signatures
+
+
+def test_labels_are_an_asset(exported):
+    text = (exported / "assets" / "labels.txt").read_text("utf-8")
+    assert text.splitlines() == list(LABELS)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(exported))
+    assert [asset.filename for asset in graph.asset_file_def] == ["labels.txt"]
 
 
 def test_weights_are_stored_once(exported, model):
@@ -276,20 +325,22 @@ def variables(model):
     return video_classifier(model, **SMALL).variables
 
 
-def test_warmup_request_is_one_that_runs(exported, loaded):
+def test_warmup_requests_are_some_that_run(exported, loaded):
+    """Read by the official definitions, as TensorFlow Serving reads them."""
     file = exported / "assets.extra" / "tf_serving_warmup_requests"
-    (record,) = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-    assert len(record) < 200
-    ((number, log),) = fields(record)
-    ((_, request),) = fields(log)
-    (_, spec), (_, inputs) = fields(request)
-    assert number == 6  # PredictionLog.predict_log
-    assert dict(fields(spec)) == {1: b"t_resnet_tiny", 3: b"serving_default"}
-    entry = dict(fields(inputs))
-    assert entry[1] == b"clips"
-    clips = tf.make_ndarray(tensor_pb2.TensorProto.FromString(entry[2]))
-    assert clips.shape == (1, 4, 240, 320, 3) and (clips == 128).all()
-    assert loaded(clips)["scores"].shape == (1, 8)
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    assert max(map(len, records)) < 2000
+    logs = [PredictionLog.FromString(record) for record in records]
+    requests = [log.predict_log.request for log in logs]
+    specs = [(x.model_spec.name, x.model_spec.signature_name) for x in requests]
+    assert specs == [("t_resnet_tiny", "serving_default"), ("t_resnet_tiny", "jpeg")]
+    clips = tf.make_ndarray(requests[0].inputs["clips"])
+    assert clips.shape == (1, 4, 64, 85, 3) and (clips == 128).all()
+    files = tf.make_ndarray(requests[1].inputs["jpeg"])
+    assert files.shape == (1, 4)
+    frame = tf.io.decode_jpeg(files[0, 3]).numpy()
+    assert frame.shape == (64, 85, 3) and (frame == 128).all()
+    np.testing.assert_array_equal(loaded(clips)["scores"], loaded.jpeg(files)["scores"])
 
 
 def test_a_contract_adds_provenance_and_limits(tmp_path):
@@ -303,6 +354,24 @@ def test_a_contract_adds_provenance_and_limits(tmp_path):
     assert got(random_clips((1, 4, 10, 10, 3)))["labels"].shape == (1, 1)
     with pytest.raises(ValueError, match="at most 400 pixels may be sent"):
         got(random_clips((1, 5, 10, 10, 3)))
+
+
+def test_limits_of_frames(tmp_path):
+    contract = Contract(["yes", "no"], 2, 8, max_frames=6, features=("logits",))
+    got = load_exported(publish(mini(), tmp_path, contract, verify=False))
+    assert got(random_clips((2, 3, 9, 9, 3)))["scores"].shape == (2, 2)
+    for run in (got, got.features):
+        with pytest.raises(ValueError, match=r"at most 6 frames.*\[1 7 9 9 3\]"):
+            run(random_clips((1, 7, 9, 9, 3)))
+    with pytest.raises(ValueError, match=r"at most 6 frames.*\[7 1 9 9 3\]"):
+        got.raw(np.zeros((7, 1, 9, 9, 3)))
+
+
+def test_limits_that_no_clip_keeps(tmp_path):
+    contract = Contract(["yes", "no"], 2, 8, max_view_pixels=127)
+    with pytest.raises(ValueError, match=r"2 frames of 8 x 8 are 128.*at most 127"):
+        publish(mini(), tmp_path, contract, verify=False)
+    assert listing(tmp_path) == []
 
 
 # --- versions, and whole or not at all -----------------------------------------------
@@ -408,10 +477,11 @@ def test_the_same_version_twice_at_a_time(tmp_path):
 def test_a_wrong_export_is_not_published(tmp_path, monkeypatch):
     write = exporting.write
 
-    def spoil(folder, module, function, record):
-        module.trained[0].assign_add(tf.ones_like(module.trained[0]))
-        write(folder, module, function, record)
-        module.trained[0].assign_sub(tf.ones_like(module.trained[0]))
+    def spoil(folder, served, record):
+        first = served.module.trained[0]
+        first.assign_add(tf.ones_like(first))
+        write(folder, served, record)
+        first.assign_sub(tf.ones_like(first))
 
     monkeypatch.setattr(exporting, "write", spoil)
     with pytest.raises(VerificationError, match="differ from the model's by"):
@@ -435,25 +505,36 @@ def test_an_export_that_does_not_load_is_not_published(tmp_path, monkeypatch):
 def test_verification_compares_everything():
     logits = np.array([[1.0, 3.0]], "float32")
     expected = {"logits": logits, "scores": logits / 4}
+    compare, consistent = verification.compare, verification.require_consistent
+    assert compare(expected, expected, 1e-5) == 0
+    near = {**expected, "logits": logits + 2e-5}  # accepted: 3e-5, of the largest score
+    assert 1e-5 < compare(expected, near, 1e-5) < 3e-5
+    for key, value, message in [
+        ("logits", logits + 4e-5, "`logits` differ.*serving_default"),
+        ("scores", logits * np.nan, "`scores` differ"),
+    ]:
+        with pytest.raises(VerificationError, match=message):
+            compare(expected, {**expected, key: value}, 1e-5)
+    with pytest.raises(VerificationError, match="not finite"):
+        compare({"logits": logits * np.nan}, expected, 1e-5)
+    maps = {"res4": np.full((1, 2, 2), 100.0)}
+    assert compare(maps, {"res4": maps["res4"] + 9e-4}, 1e-5, "features") > 8e-4
+    with pytest.raises(VerificationError, match="`res4` differ.*features"):
+        compare(maps, {"res4": maps["res4"] + 2e-3}, 1e-5, "features")
+
     good = {
         **expected,
         "classes": np.array([[1]]),
         "labels": np.array([["b"]]),
         "top_scores": np.array([[0.75]], "float32"),
     }
-    assert verification.compare(expected, good, ("a", "b"), 1e-5) == 0
-    near = {**good, "logits": logits + 2e-5}  # accepted: 3e-5, of the largest score
-    assert 1e-5 < verification.compare(expected, near, ("a", "b"), 1e-5) < 3e-5
-    for key, value, message in [
-        ("logits", logits + 4e-5, "`logits` differ"),
-        ("scores", logits * np.nan, "`scores` differ"),
-        ("labels", np.array([["a"]]), "do not belong together"),
-        ("top_scores", good["top_scores"] + 0.1, "do not belong together"),
+    consistent(good, ("a", "b"))
+    for key, value in [
+        ("labels", np.array([["a"]])),
+        ("top_scores", good["top_scores"] + 0.1),
     ]:
-        with pytest.raises(VerificationError, match=message):
-            verification.compare(expected, {**good, key: value}, ("a", "b"), 1e-5)
-    with pytest.raises(VerificationError, match="not finite"):
-        verification.compare({"logits": logits * np.nan}, good, ("a", "b"), 1e-5)
+        with pytest.raises(VerificationError, match="do not belong together"):
+            consistent({**good, key: value}, ("a", "b"))
 
 
 # --- wrong arguments, wrong inputs, wrong folders ------------------------------------
@@ -466,6 +547,7 @@ def test_verification_compares_everything():
         ({"labels": "ab"}, "sequence of names, got the string 'ab'"),
         ({"labels": ["a", ""]}, "names, not empty; got ''"),
         ({"labels": ["a", 3]}, "names, not empty; got 3"),
+        ({"labels": ["a", "b\nc"]}, r"names of one line, got 'b\\nc'"),
         ({"name": "../x"}, "letters, digits and _ . - are accepted, got '../x'"),
         ({"version": 0}, "at least 1, got 0"),
         ({"version": "1"}, "at least 1, got '1'"),
@@ -513,6 +595,29 @@ def test_without_labels_classes_are_numbered_and_that_is_said(tmp_path, caplog):
 def test_wrong_inputs(exported_mini, clips, message):
     with pytest.raises(ValueError, match=message):
         exported_mini(clips)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (np.full((1, 1, 8, 8, 3), np.nan), "`rgb` must be finite and within 0-255"),
+        (np.full((1, 1, 8, 8, 3), 255.5), r"0-255; got least and most: \[255.5\]"),
+        (np.full((1, 1, 8, 8, 3), -1.0), r"0-255; got least and most: \[-1\]"),
+        (np.zeros((1, 1, 101, 100, 3)), "at most 10000 pixels may be sent, all of whi"),
+        (np.zeros((1, 0, 8, 8, 3)), r"no axis of length 0.*\[1 0 8 8 3\]"),
+        (np.zeros((1, 1, 8, 8, 3), "uint8"), "rgb must be float32.*got uint8"),
+    ],
+)
+def test_wrong_raw_inputs(exported_mini, rgb, message):
+    with pytest.raises(ValueError, match=message):
+        exported_mini.raw(rgb)
+
+
+def test_a_signature_that_an_export_lacks(exported_mini):
+    with pytest.raises(ValueError, match="no signature 'features', but serving_defau"):
+        exported_mini.features(random_clips((1, 1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="takes rgb; got flow"):
+        exported_mini.raw(flow=np.zeros((1, 1, 8, 8, 20)))
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,7 @@ ROOM_OF_FILE = {
     **dict.fromkeys(("command_line", "detection_commands", "prediction"), "main"),
     **dict.fromkeys(("serving_commands", "weights_commands"), "main"),
     "explain_commands": "main",
+    **{"export_command": "main"},
 }
 DISTRIBUTIONS = {
     "apache_beam": "apache-beam",

@@ -10,7 +10,7 @@ import tensorflow as tf
 import zoo
 from tests.detection_cases import calibrated, encoded, frames, iou
 from zoo.evaluation.tracker import FrameDetector
-from zoo.exports import load_exported
+from zoo.exports import load_exported, verification
 from zoo.exports.detector import MAX_PIXELS, export_detector, unmatched
 from zoo.exports.verification import VerificationError
 from zoo.layers import DetectionView
@@ -217,6 +217,21 @@ class TestExport:
         record = json.loads((exported / "assets.extra" / "zoo.json").read_text())
         assert record["labels"] == ["bus", "turtle", "whale", "zebra"]
         assert record["task"] == "detection"
+
+    def test_jpeg_files_are_answered_like_their_frames(self, model, exported):
+        served = tf.saved_model.load(str(exported)).signatures["jpeg"]
+        files, x = verification.encoded(verification.waves((1, 2, 60, 90)))
+        got = {k: v.numpy() for k, v in served(jpeg=tf.constant(files)).items()}
+        outputs = object_detector(model, 96, 160)(x)
+        assert unmatched({k: v.numpy() for k, v in outputs.items()}, got) < 0.02
+        for bad, message in (
+            ([[b"GIF"]], r"is no JPEG.*\[0\] \[0\] \[3\]"),
+            ([[files[0, 0]] * 257], "at most 256 frames may be sent"),
+        ):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                served(jpeg=tf.constant(bad))
+        record = json.loads((exported / "assets.extra" / "zoo.json").read_text())
+        assert tuple(record["signatures"]) == zoo.info("detect_track_tiny").signatures
 
     def test_wrong_requests_are_answered(self, exported):
         served = tf.saved_model.load(str(exported)).signatures["serving_default"]

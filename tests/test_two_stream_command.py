@@ -100,7 +100,22 @@ def exported(tmp_path_factory):
     return load_exported(export(model, out, labels=LABELS, verify=False, **VIEW))
 
 
+def test_raw_gives_the_scores_of_the_towers(exported):
+    inputs = {"rgb": clip(2, 3).astype("float32"), "flow": flow(2, 3)}
+    found = exported.raw(**inputs)
+    assert exported.signatures == zoo.info("two_stream_vgg_tiny").signatures
+    towers = [found["appearance_logits"], found["motion_logits"]]
+    np.testing.assert_allclose(found["logits"], np.mean(towers, axis=0), atol=1e-4)
+    assert np.abs(towers[0] - towers[1]).max() > 1e-3
+
+
 class TestExportRefuses:
+    def test_files_that_hold_no_flow(self, exported):
+        with pytest.raises(
+            ValueError, match="no signature 'jpeg', but serving_default"
+        ):
+            exported.jpeg([[b""]])
+
     @pytest.mark.parametrize(
         ("inputs", "message"),
         [

@@ -38,8 +38,6 @@ from zoo.command_line import (
     videos_at,
 )
 
-STREAMS = ("appearance", "motion")
-
 
 @command("list", "[PATTERN]")
 def list_models(options, arguments):
@@ -305,7 +303,9 @@ def _recipe(options, arguments):
 
     recipe = find(arguments[0]) if arguments else _default(options.model)
     if options.weights:
-        recipe = dataclasses.replace(recipe, weights=_weights(options.weights))
+        recipe = dataclasses.replace(
+            recipe, weights=command_line.weights(options.weights)
+        )
     return override(recipe, options.set)
 
 
@@ -317,14 +317,6 @@ def _default(model):
 
     is_detector = registry.info(model).task == "detection"
     return DetectionRecipe(model) if is_detector else Recipe(model)
-
-
-def _weights(text):
-    """A name or path, or a dict of them from "appearance=...,motion=..."."""
-    parts = [part.partition("=") for part in text.split(",")]
-    if not all(stream in STREAMS and equals for stream, equals, _ in parts):
-        return text
-    return {stream: value for stream, _, value in parts}
 
 
 def _cache(mib):

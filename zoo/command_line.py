@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 COMMANDS = {}
+STREAMS = ("appearance", "motion")
 
 # Flags of several commands.
 MODEL = ("string", None, "folder of a trained model, such as RUN/best")
@@ -172,3 +173,11 @@ def split(options):
     if options.train_fraction is None:
         return videos, None
     return videos.split(options.train_fraction, options.split_seed)
+
+
+def weights(text):
+    """A name or path, or a dict of them from "appearance=...,motion=..." (4.3.5)."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(stream in STREAMS and equals for stream, equals, _ in parts):
+        return text
+    return {stream: value for stream, _, value in parts}

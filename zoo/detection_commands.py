@@ -1,4 +1,4 @@
-"""What the `zoo` command does with detectors: train, track, evaluate, export.
+"""What the `zoo` command does with detectors: train, track, evaluate.
 
 Source: thesis chapter 8; the flags are those of `zoo.__main__`.
 """
@@ -191,28 +191,6 @@ def evaluate(options):
         with replacing(target) as temporary:
             temporary.write_text(json.dumps(results.to_dict(), indent=2) + "\n")
         print(f"Written: {target}")
-    return 0
-
-
-def export(options, record, model):
-    """`zoo export` of a detector; returns the exit code (thesis 8.3)."""
-    from zoo.exports.detector import export_detector
-    from zoo.exports.verification import VerificationError
-
-    if options.flow:
-        raise ValueError("A detector sees no optical flow; leave --flow out.")
-    try:
-        path = export_detector(
-            model,
-            options.out,
-            options.name,
-            record.labels,
-            tracks=options.tracks,
-            view=view_of(record),
-        )
-    except VerificationError as error:
-        raise ValueError(f"The export was not published: {error}") from error
-    print(path)
     return 0
 
 

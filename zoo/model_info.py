@@ -57,6 +57,19 @@ class ModelInfo:
             view = types.MappingProxyType(dict(getattr(self, field)))
             object.__setattr__(self, field, view)
 
+    @property
+    def signatures(self):
+        """What an export of it answers, see docs/serving.md (thesis 7.3.3)."""
+        if self.task == "detection":
+            return ("serving_default", "jpeg")
+        # JPEG files hold no flow.
+        files = () if "flow" in self.inputs else ("jpeg",)
+        return ("serving_default", *files, "raw", "features")
+
+    def _served(self):
+        with_flow = "; with --flow tvl1 jpeg, too" if "flow" in self.inputs else ""
+        return ", ".join(self.signatures) + with_flow
+
     def __str__(self):
         lines = [f"{self.name}: {self.summary}", f"  thesis section  {self.section}"]
         for name, description in self.inputs.items():
@@ -75,6 +88,7 @@ class ModelInfo:
             "weights": ", ".join(self.weights) or "none of ImageNet",
             "starts from": _predecessors(self.warm_start),
             "classes": self.num_classes,
+            "served as": self._served(),
             "options": ", ".join(f"{k}={v!r}" for k, v in self.options.items()),
         }
         lines += [f"  {key:15} {value}" for key, value in rows.items() if value]

@@ -6,51 +6,38 @@ Source: thesis 7.3.3; tensorflow.org/tfx/guide/serving.
 from zoo.command_line import (
     MODEL,
     TRACKS,
-    at_most,
     command,
-    model_folder,
-    refuse,
+    one,
     require,
 )
 
 
 @command(
     "export",
-    "",
-    model=MODEL,
+    "NAME|DIR",
+    model=(*MODEL[:2], "the same as DIR"),
     out=("string", None, "folder of all served models"),
     name=("string", None, "name to serve it under; the model's own by default"),
+    weights=("string", None, "of NAME: as of zoo train; random ones by default"),
+    labels=("list", [], "of NAME: names of the classes, in order"),
     flow=("string", None, "compute flow inside, of frames: tvl1 or tvl1_fast"),
     tracks=TRACKS,
+    format=("string", "savedmodel", "savedmodel, or one file: litert or onnx"),
+    optimize=("boolean", False, "fold normalisations into convolutions"),
+    features=("list", [], "endpoints of the signature features: res4,pool5"),
+    frames=("integer", None, "taken from a clip; as tested by default"),
+    shorter_side=("integer", None, "to which they are resized; as tested by default"),
+    top_k=("integer", 5, "how many of the best classes are returned"),
+    max_frames=("integer", 2**13, "of a request, all clips together"),
+    max_pixels=("integer", 2**29, "of a request, all frames together"),
+    max_view_pixels=("integer", 2**25, "that the network may see of a request"),
 )
 def export(options, arguments):
     """Writes a SavedModel for TensorFlow Serving: OUT/NAME/VERSION/."""
-    at_most(0, arguments)
-    require(options, "model", "out")
-    from zoo import detection_commands
-    from zoo.exports import export as run_export
-    from zoo.exports.verification import VerificationError
-    from zoo.weights import folder
+    from zoo import export_command
 
-    model, record = folder.load(model_folder(options.model))
-    if detection_commands.is_detector(record):
-        return detection_commands.export(options, record, model)
-    refuse(options, "tracks", of="A classifier")
-    if options.flow:
-        from zoo.models.plain_rgb import plain_rgb
-
-        model = plain_rgb(model, options.flow)
-    view = {"frames": record.frames, "shorter_side": record.shorter_side}
-    try:
-        path = run_export(
-            model,
-            options.out,
-            options.name,
-            labels=record.labels,
-            flip=record.flip,
-            **view,
-        )
-    except VerificationError as error:
-        raise ValueError(f"The export was not published: {error}") from error
+    given = [*arguments, *([options.model] if options.model else [])]
+    require(options, "out")
+    path = export_command.run(one("the name or folder of one model", given), options)
     print(path)
     return 0

@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import re
+import ssl
 import sys
 import threading
 import urllib.parse
@@ -259,9 +260,13 @@ class _HttpServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _rest_server(core, port):
+def _rest_server(core, port, https):
     handler = type("Handler", (RestHandler,), {"core": core})
     server = _HttpServer(("127.0.0.1", port), handler)
+    if https:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*https)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     return server, server.server_address[1]
 
@@ -285,14 +290,25 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(folder, port=0, rest_port=0, *, config=None, poll=0.2, credentials=None):
+def serve(
+    folder,
+    port=0,
+    rest_port=0,
+    *,
+    config=None,
+    poll=0.2,
+    credentials=None,
+    https=None,
+):
     """Serves a folder of models while the context lasts.
 
     Args:
         folder: <folder>/<model>/<version>/. port, rest_port: 0 takes free ones.
         config: path of a models.config, read again when it changes; None serves the
             highest version of every model. poll: seconds between looks at the folder.
-        credentials: of gRPC for TLS, which then is the only way in.
+        credentials: of gRPC for TLS, which then is the only way in. https: files of the
+            certificate and its key, for REST. (TensorFlow Serving has no https; a
+            proxy before it has.)
 
     Yields:
         A `Server`.
@@ -301,7 +317,7 @@ def serve(folder, port=0, rest_port=0, *, config=None, poll=0.2, credentials=Non
     models = Models(folder, config, poll)
     core = Core(models)
     grpc_server, port = _grpc_server(core, port, credentials)
-    rest_server, rest_port = _rest_server(core, rest_port)
+    rest_server, rest_port = _rest_server(core, rest_port, https)
     try:
         yield Server(core, port, rest_port)
     finally:

@@ -1,5 +1,7 @@
-"""The smallest model of a server, for tests of what stands around models."""
+"""The smallest models of a server, for tests of what stands around models."""
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 NAMES = ("zero", "one", "two", "three")
@@ -43,3 +45,16 @@ def write_counter(folder, scale):
         ),
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def classifier(num_classes=4, seed=0):
+    """A classifier of mean colours, which exports and loads in no time."""
+    rgb = keras.Input((None, None, None, 3), name="rgb")
+    x = keras.layers.Rescaling(1 / 255)(rgb)
+    x = keras.layers.Dense(num_classes, name="fc")(x)
+    x = keras.layers.GlobalAveragePooling3D(name="logits")(x)
+    x = keras.layers.Activation("softmax", name="predictions")(x)
+    model = keras.Model(rgb, x, name="colours")
+    kernel = np.random.default_rng(seed).normal(0, 5, (3, num_classes))
+    model.get_layer("fc").kernel.assign(kernel)
+    return model

@@ -148,7 +148,7 @@ class Models:
         self._lock = threading.Lock()
         self._loaded = {}  # {model: {number: Version}}
         self._states = {}  # {model: {number: (state, code, message)}}
-        self._labels = {}
+        self._accepted, self._labels = [], {}  # of the configuration
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.look()
@@ -169,10 +169,26 @@ class Models:
     def look(self):
         """Loads what has appeared and unloads what is no longer to be served."""
         config = self._read_config()
-        aspired = {c.name: _aspired(c, self._folder) for c in config}
+        labels = {
+            (c.name, label): n for c in config for label, n in c.version_labels.items()
+        }
+        if self._may_be(labels):
+            self._accepted, self._labels = config, labels
+        aspired = {c.name: _aspired(c, self._folder) for c in self._accepted}
         for model in {*self._loaded, *aspired}:
             self._load(model, aspired.get(model, {}))
-        self._set_labels(config)
+
+    def _may_be(self, labels):
+        """A label moves only to a version that is available; a new one may wait.
+
+        As with --allow_version_labels_for_unavailable_models. Otherwise nothing of the
+        new configuration is taken, until the version is there.
+        """
+        return all(
+            number == self._labels.get(key, number)
+            or number in self._loaded.get(key[0], {})
+            for key, number in labels.items()
+        )
 
     def _read_config(self):
         if self._config is None:
@@ -215,17 +231,6 @@ class Models:
         if not aspired and not loaded:
             self._states.pop(model)
             self._loaded.pop(model)
-
-    def _set_labels(self, config):
-        """A label moves only to a version that is available; a new one may wait."""
-        labels = {}
-        for model in config:
-            loaded = self._loaded.get(model.name, {})
-            for label, number in model.version_labels.items():
-                key = model.name, label
-                before = self._labels.get(key, number)
-                labels[key] = number if number in loaded else before
-        self._labels = labels
 
     @contextlib.contextmanager
     def find(self, spec):

@@ -184,8 +184,11 @@ class RestHandler(BaseHTTPRequestHandler):
         self._answer(lambda: self._predict(body))
 
     def do_GET(self):
-        """Metadata and status."""
-        self._answer(self._look)
+        """Metadata, status, and the one metric that all servers have."""
+        if self.path == "/monitoring/prometheus/metrics":
+            line = f":tensorflow:serving:request_count {self.core.calls}\n"
+            return self._send(200, line.encode(), "text/plain")
+        return self._answer(self._look)
 
     def _answer(self, act):
         try:
@@ -193,9 +196,11 @@ class RestHandler(BaseHTTPRequestHandler):
         except Failure as failure:
             status = serving_json.HTTP_STATUS.get(failure.code, 500)
             document = {"error": failure.message}
-        content = json.dumps(document).encode()
+        self._send(status, json.dumps(document).encode(), "application/json")
+
+    def _send(self, status, content, kind):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -227,13 +227,19 @@ def _bad_files(change, *words, by="grpc"):
     return run
 
 
+def _endless(frames):
+    return np.tile(frames[:, :1], (1, 2000, 1, 1, 1))
+
+
 def _with(files, rng, file):
-    """Every place may be the bad one, but only files that are looked at are bad."""
-    return [file for _ in files]
+    """A clip of which one file, any of them, is replaced by another."""
+    place = rng.randrange(len(files))
+    return [*files[:place], file, *files[place + 1 :]]
 
 
 def _cut(files, rng):
-    return _with(files, rng, files[0][: len(files[0]) // 2])
+    """A clip whose files end in the middle: those that are taken are looked at."""
+    return [file[: len(file) // 2] for file in files]
 
 
 def _two_sizes(files, rng):
@@ -330,10 +336,7 @@ KINDS = {
     "a video, no batch": (2, _bad_tensor(lambda x: x[0], "must be uint8", "shape")),
     "no frames": (2, _bad_tensor(lambda x: x[:, :0], "length 0")),
     "grey": (2, _bad_tensor(lambda x: x[..., :1], "must be uint8")),
-    "too large": (
-        1,
-        _bad_tensor(lambda x: np.tile(x[:, :1], (1, 2000, 1, 1, 1)), "too large"),
-    ),
+    "too large": (1, _bad_tensor(_endless, "too large")),
     "empty strings": (2, _bad_files(lambda f, r: _with(f, r, b""), "JPEG")),
     "no JPEG": (2, _bad_files(lambda f, r: _with(f, r, b"GIF89a" * 9), "JPEG")),
     "JPEG cut off": (2, _bad_files(_cut, "cut off")),

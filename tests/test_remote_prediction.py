@@ -10,7 +10,7 @@ from tests.test_export import random_clips
 from zoo.__main__ import main
 from zoo.datasets import read_video
 from zoo.exports import export, load_exported
-from zoo.exports.client import Client
+from zoo.exports.client import Client, encode_jpeg
 
 LABELS = ("Fußgänger", "fountain", "sky", "sea")
 
@@ -96,6 +96,21 @@ def test_a_long_video_is_answered_in_parts(ask, folder, video):
         score, label = line.split()
         assert label == outputs["labels"][0, 0]
         assert abs(float(score) - outputs["top_scores"][0, 0]) < 1e-4
+
+
+def test_jpeg_files_by_both_ways(ask, folder, video):
+    code, by_rest, err = ask(video, "--model=colours", "--top=3", by="rest")
+    assert (code, err) == (0, "")
+    assert ask(video, "--model=colours", "--top=3", "--signature=jpeg")[1] == by_rest
+    files = encode_jpeg(read_video(video).frames)
+    outputs = load_exported(folder / "colours").jpeg([files])
+    expected = zip(outputs["top_scores"][0], outputs["labels"][0], strict=True)
+    for line, (score, label) in zip(by_rest.splitlines()[1:], expected, strict=True):
+        shown, name = line.split()
+        assert name == label
+        assert abs(float(shown) - score) < 1e-4
+    parts = ask(video, "--model=colours", "--top=1", "--window=6", by="rest")[1]
+    assert parts.splitlines()[1::2] == ["  frames 0-5", "  frames 6-10"]
 
 
 def test_clients_get_what_exports_give(folder, server):

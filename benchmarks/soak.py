@@ -6,7 +6,7 @@ An export of random weights is served by the test server (tests/serving_server.p
 session loader that TensorFlow Serving uses) in a process of its own. Clients send valid
 clips of random length and size as tensors by gRPC and as JPEG files by gRPC and REST,
 single frames, 600 frames, every kind of invalid request, and requests that are dropped
-midway. Half-way a second version with other weights is exported and takes over.
+midway. After a quarter of the time a second version with other weights takes over.
 
 Every answer is compared with that of the export in this process (1e-5 of the largest
 raw score); every invalid request must get its code and a message that says what is

@@ -1,5 +1,8 @@
 """`zoo predict --server` against the test server: the answers of `zoo predict`."""
 
+from pathlib import Path
+
+import grpc
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from zoo.datasets import read_video
 from zoo.exports import export, load_exported
 from zoo.exports.client import Client, encode_jpeg
 
+KEYS = Path(__file__).with_name("tls")
 LABELS = ("Fußgänger", "fountain", "sky", "sea")
 
 
@@ -159,6 +163,18 @@ def test_flags_of_a_server_need_one(capsys, folder, video):
     err = capsys.readouterr().err
     assert "makes no use of" in err
     assert "--take" in err and "--label" in err
+
+
+def test_certificates_by_the_command_line(capsys, folder, video):
+    pair = [(KEYS / f"localhost.{kind}").read_bytes() for kind in ("key", "crt")]
+    credentials = grpc.ssl_server_credentials([tuple(pair)])
+    with serve(folder, credentials=credentials) as server:
+        argv = ["predict", video, "--model=colours", "--top=1"]
+        argv += [f"--server=localhost:{server.grpc_port}"]
+        assert main([*argv, f"--ca={KEYS}/localhost.crt"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 2
+        assert main([*argv, "--ca=system", "--timeout=1"]) == 2
+        assert "UNAVAILABLE" in capsys.readouterr().err
 
 
 def test_nobody_there(capsys, video):

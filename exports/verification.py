@@ -47,10 +47,11 @@ def verify(folder, model, contract, served):
 
     The process uses the loader of TensorFlow Serving, on the CPU, and cannot import
     the zoo. Every signature is run, but for `features` of a network that computes flow:
-    they are of what `serving_default` computes, and would take a minute more. Outputs may differ by 1e-5 of the largest raw score
-    (of 1 if that is less), those of a network that computes flow by 1e-3. A network
-    that computes in half precision may differ by 1/32, since rounding depends on the
-    order of operations; its traced functions by 1e-5 all the same.
+    they are of what `serving_default` computes, and would take a minute more. Outputs
+    may differ by 1e-5 of the largest raw score (of 1 if that is less), those of a
+    network that computes flow by 1e-3. A network that computes in half precision may
+    differ by 1/32, since rounding depends on the order of operations; its traced
+    functions by 1e-5 all the same.
 
     Args:
         folder: of the SavedModel.

@@ -5,9 +5,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import video_files
 from tests.serving_cases import classifier, write_counter
+from tests.serving_models import Version
 from tests.serving_server import serve
 from tests.test_export import random_clips
 from zoo.__main__ import main
@@ -129,6 +131,23 @@ def test_clients_get_what_exports_give(folder, server):
             assert (there[name] == array).all()
         else:
             np.testing.assert_allclose(there[name], array, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [[], ["--window=4"]])
+def test_frames_can_be_shrunk(ask, server, video, monkeypatch, flags):
+    sizes = []
+    predict = Version.predict
+
+    def looking(version, request, signature):
+        sizes.append(tf.make_ndarray(request.inputs["clips"]).shape[2:4])
+        return predict(version, request, signature)
+
+    monkeypatch.setattr(Version, "predict", looking)
+    for size in ([], ["--size=8"], ["--size=99"]):
+        assert ask(video, "--model=colours", "--top=1", *flags, *size)[0] == 0
+    whole, half = (16, 64), (8, 32)
+    count = len(sizes) // 3
+    assert sizes == [whole] * count + [half] * count + [whole] * count
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ SERVER = {
     "signature": ("string", None, "of --server: serving_default, or jpeg by REST"),
     "take": ("integer", None, "of --server: send so many equally spaced frames only"),
     "window": ("integer", None, "of --server: an answer for every so many frames"),
+    "size": ("integer", None, "of --server: shrink to this shorter side, flow with it"),
     "timeout": ("float", 60.0, "of --server: seconds for an answer"),
     "ca": ("string", None, "of --server: encrypt; certificates to trust, or system"),
 }

@@ -58,7 +58,7 @@ def open_remote(options):
     from zoo.datasets import Reader
     from zoo.exports.client import Client
 
-    for flag in ("take", "window"):
+    for flag in ("take", "window", "size"):
         value = options[flag].value
         if value is not None and value < 1:
             raise ValueError(f"--{flag} must be at least 1, got {value}.")
@@ -77,7 +77,7 @@ def open_remote(options):
         raise ValueError("--window sends frames; this model also takes optical flow.")
     kinds = [KINDS[name] for name in inputs]
     flow = flow_of(options.flow) if "flow" in kinds else None
-    reader = Reader(kinds, flow, on_damage=warn_of_damage)
+    reader = Reader(kinds, flow, shorter_side=options.size, on_damage=warn_of_damage)
     return RemotePredictor(
         model, signature, inputs, reader, options.take, options.window
     )
@@ -110,6 +110,18 @@ def _inputs(model, signature):
     return inputs
 
 
+def _shrunk(side):
+    """Function of width and height to those of a shorter side, or None to keep them."""
+    if side is None:
+        return None
+
+    def size(width, height):
+        scale = min(1, side / min(width, height))
+        return round(scale * width), round(scale * height)
+
+    return size
+
+
 def _best(outputs, top):
     labels, scores = outputs["labels"][0], outputs["top_scores"][0]
     classes = outputs["scores"].shape[1] if "scores" in outputs else len(labels)
@@ -133,7 +145,8 @@ def print_windows(predictor, path, top):
     from zoo.datasets.video import stream_frames
     from zoo.exports.client import encode_jpeg
 
-    frames = stream_frames(path, max_frames=MAX_FRAMES)
+    size = _shrunk(predictor.reader.shorter_side)
+    frames = stream_frames(path, size, max_frames=MAX_FRAMES)
     if "jpeg" in predictor.inputs:
         frames = (encode_jpeg(frame[None])[0] for frame in frames)
     print(path)

@@ -11,7 +11,9 @@ import sys
 
 
 def main(export, inputs, outputs):
-    """Writes the signature's outputs on the arrays of an .npz file to another.
+    """Writes the outputs of all signatures on the arrays of an .npz file to another.
+
+    The arrays are called "<signature>/<input>", and so are the outputs.
 
     Source: tensorflow.org/guide/saved_model, the serving signature.
     """
@@ -22,15 +24,21 @@ def main(export, inputs, outputs):
 
     # Its notice of deprecation is not for the user who exports.
     tf.get_logger().setLevel("ERROR")
+    given, results = np.load(inputs), {}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], export)
-        signature = meta_graph.signature_def["serving_default"]
-        fetches = {key: value.name for key, value in signature.outputs.items()}
-        given = np.load(inputs)
-        feeds = {tensor.name: given[name] for name, tensor in signature.inputs.items()}
-        results = session.run(fetches, feeds)
-    labels = results.pop("labels")
-    np.savez(outputs, labels=np.char.decode(labels.astype("S"), "utf-8"), **results)
+        for name in dict.fromkeys(key.split("/")[0] for key in given):
+            signature = meta_graph.signature_def[name]
+            fetches = {key: value.name for key, value in signature.outputs.items()}
+            feeds = {
+                tensor.name: given[f"{name}/{key}"]
+                for key, tensor in signature.inputs.items()
+            }
+            for key, value in session.run(fetches, feeds).items():
+                if value.dtype == object:
+                    value = np.char.decode(value.astype("S"), "utf-8")
+                results[f"{name}/{key}"] = value
+    np.savez(outputs, **results)
 
 
 if __name__ == "__main__":

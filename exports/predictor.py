@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from zoo.exports.checks import CHANNELS, CONTENTS, TYPES
 from zoo.exports.folder import versions
-from zoo.exports.signature import CONTENTS, TYPES
-from zoo.models.inputs import CHANNELS as KINDS
-from zoo.models.testing import VIDEO_INPUTS
 
 GRAPH = "saved_model.pb"
-CHANNELS = {VIDEO_INPUTS[kind]: count for kind, count in KINDS.items()}
 
 
 def load_exported(path):
@@ -71,6 +68,7 @@ class Exported:
     Attributes:
         path: of the version folder.
         inputs: names of what it takes, "clips", "flow" or both.
+        signatures: names of what it answers; one method each.
         record: what zoo.json says; empty for a SavedModel written by others.
 
     Source: the signature of `zoo.exports.export`, thesis 7.3.3.
@@ -79,7 +77,7 @@ class Exported:
     def __init__(self, path):
         self.path = Path(path)
         self._model = _load(self.path)
-        self._run = self._model.signatures.get("serving_default")
+        self.signatures = tuple(self._model.signatures)
         record = self.path / "assets.extra" / "zoo.json"
         self.record = json.loads(record.read_text("utf-8")) if record.exists() else {}
         if self.record.get("task") == "detection":
@@ -88,8 +86,8 @@ class Exported:
                 "itself: tf.saved_model.load(path).signatures['serving_default']"
                 "(frames=...)."
             )
-        found = self._run and sorted(self._run.structured_input_signature[1])
-        if not found or not set(found) <= set(TYPES):
+        found = self._inputs("serving_default")
+        if not found or not set(found) <= {"clips", "flow"}:
             raise ValueError(
                 f"{path} is a SavedModel, but not one of the zoo: its signature "
                 f"serving_default takes {found}, expected are ['clips'], ['flow'] or "
@@ -98,7 +96,7 @@ class Exported:
         self.inputs = tuple(found)
 
     def __call__(self, clips=None, flow=None):
-        """Outputs of the signature for a batch of clips.
+        """Outputs of the signature `serving_default` for a batch of clips.
 
         Args:
             clips: uint8 [B, T, H, W, 3], RGB, any length and size.
@@ -113,26 +111,87 @@ class Exported:
             ValueError: another type or shape, or larger than the export's limits; an
                 input that is missing, or that the model does not take.
         """
-        given = {"clips": clips, "flow": flow}
-        given = {name: x for name, x in given.items() if x is not None}
-        if set(given) != set(self.inputs):
+        return self._answer("serving_default", clips=clips, flow=flow)
+
+    def jpeg(self, jpeg):
+        """The same for JPEG files of the frames: bytes, a nested sequence [B][T].
+
+        Raises:
+            ValueError: a file that is none, files of several sizes, or a request that
+                is empty or larger than the export's limits; a model that needs flow.
+        """
+        return self._answer("jpeg", jpeg=jpeg)
+
+    def raw(self, rgb=None, flow=None):
+        """Scores of what the network itself sees, neither sampled nor resized.
+
+        Args:
+            rgb: float32 [B, T, H, W, 3], 0-255. flow: as for a call.
+
+        Returns:
+            {"logits", "predictions": [B, K]} and of a network of towers
+            "appearance_logits" and "motion_logits".
+
+        Raises:
+            ValueError: as a call.
+        """
+        return self._answer("raw", rgb=rgb, flow=flow)
+
+    def features(self, clips=None, flow=None):
+        """Maps of the endpoints that were chosen at export, {name: [B, T', H', W', C]}.
+
+        Args:
+            clips, flow: as for a call.
+
+        Raises:
+            ValueError: as a call; an export without them.
+        """
+        return self._answer("features", clips=clips, flow=flow)
+
+    def _inputs(self, signature):
+        run = self._model.signatures.get(signature)
+        return run and sorted(run.structured_input_signature[1])
+
+    def _answer(self, signature, **given):
+        inputs = self._inputs(signature)
+        if inputs is None:
             raise ValueError(
-                f"{self.path} takes {' and '.join(self.inputs)}; got "
+                f"{self.path} has no signature {signature!r}, but "
+                f"{', '.join(self.signatures)}; export again for more."
+            )
+        given = {name: x for name, x in given.items() if x is not None}
+        if set(given) != set(inputs):
+            raise ValueError(
+                f"{self.path} takes {' and '.join(inputs)}; got "
                 f"{' and '.join(given) or 'nothing'}."
             )
-        inputs = {name: _checked(name, x) for name, x in given.items()}
+        tensors = {
+            name: _files(x) if name == "jpeg" else tf.constant(_checked(name, x))
+            for name, x in given.items()
+        }
         try:
-            outputs = self._run(**{k: tf.constant(x) for k, x in inputs.items()})
+            outputs = self._model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(_assertion(error.message)) from error
         arrays = {key: value.numpy() for key, value in outputs.items()}
-        arrays["labels"] = np.char.decode(arrays["labels"].astype("S"), "utf-8")
+        if "labels" in arrays:
+            arrays["labels"] = np.char.decode(arrays["labels"].astype("S"), "utf-8")
         return arrays
+
+
+def _files(files):
+    try:
+        return tf.constant(files, tf.string)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "jpeg must be bytes, JPEG files of the frames of every clip, [B][T] with "
+            f"as many frames in every clip; got {type(files).__name__}: {error}"
+        ) from error
 
 
 def _checked(name, array):
     array = np.asarray(array)
-    if name == "flow" and array.dtype.kind == "f":
+    if TYPES[name] == tf.float32 and array.dtype.kind == "f":
         array = array.astype(np.float32)
     channels = CHANNELS[name]
     wrong = array.dtype != TYPES[name] or array.ndim != 5 or array.shape[-1] != channels

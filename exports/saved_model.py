@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import keras
@@ -19,8 +20,14 @@ from absl import logging
 
 import zoo.models
 from zoo.exports import warmup
+from zoo.exports.contract import Contract
 from zoo.exports.folder import publishing, require_free
-from zoo.exports.signature import Contract, channels_of, computes_flow, signature
+from zoo.exports.signature import (
+    channels_of,
+    computes_flow,
+    endpoints_of,
+    signatures,
+)
 from zoo.exports.verification import compute_dtypes
 from zoo.exports.verification import verify as verify_export
 from zoo.models.plain_rgb import network_of
@@ -28,6 +35,7 @@ from zoo.models.testing import video_classifier
 
 EXTRA = "assets.extra"
 RECORD = "zoo.json"
+LABELS = "labels.txt"
 
 
 def export(
@@ -104,40 +112,77 @@ def publish(model, out_dir, contract, name=None, version=None, verify=True):
         model, contract.frames, contract.shorter_side, contract.flip
     )
     contract = _with_labels(contract, network.output["logits"].shape[-1], name)
-    module, function = signature(network, contract)
-    activation = network_of(model).get_layer("predictions").activation.__name__
-    record = {"name": name, "model": model.name, "activation": activation}
-    record["inputs"] = list(channels_of(network))
-    record["computes_flow"] = computes_flow(network)
-    record |= dataclasses.asdict(contract) | facts(network, contract.labels)
-    text = json.dumps(record, indent=2, ensure_ascii=False)
+    endpoints = endpoints_of(network_of(model), contract.features)
+    contract = dataclasses.replace(contract, features=endpoints)
+    served = signatures(model, contract)
+    record = {"name": name, "model": model.name, "task": "classification"}
+    record |= _about(model, network) | dataclasses.asdict(contract)
+    record["signatures"] = tensors_of(served)
+    record |= facts(network, contract.labels)
     with publishing(folder, version) as publication:
-        write(publication.temporary, module, function, text)
-        frames = max(contract.frames, 2 if computes_flow(network) else 1)
-        shapes = {
-            key: (1, frames, 240, 320, channels)
-            for key, channels in channels_of(network).items()
-        }
-        warmup.write(publication.temporary / EXTRA / warmup.FILE, name, shapes)
+        temporary = publication.temporary
+        write(temporary, served, record)
+        requests = warmup.requests(served, contract)
+        warmup.write(temporary / EXTRA / warmup.FILE, name, requests)
         if verify:
-            temporary = publication.temporary
-            difference = verify_export(temporary, network, function, contract.labels)
+            difference = verify_export(temporary, model, contract, served)
             logging.info("The export agrees with the model to %.2g.", difference)
     return publication.path
 
 
-def write(folder, module, function, record):
-    """SavedModel and record; TensorFlow Serving copies neither into its graph.
+def _about(model, network):
+    """Facts of zoo.json that a client may ask for."""
+    activation = network_of(model).get_layer("predictions").activation.__name__
+    return {
+        "activation": activation,
+        "inputs": list(channels_of(network)),
+        "computes_flow": computes_flow(model),
+    }
+
+
+def tensors_of(served):
+    """{signature: {"inputs", "outputs": {name: {"dtype", "shape"}}}} for zoo.json.
 
     Args:
-        folder: to write. module, function: of a signature. record: text of zoo.json.
+        served: `zoo.exports.signature.Served`.
 
     Source: tensorflow.org/guide/saved_model.
     """
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
+
+    def listed(tensors):
+        return {
+            name: {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
+            for name, tensor in sorted(tensors.items())
+        }
+
+    return {
+        name: {
+            "inputs": listed(function.structured_input_signature[1]),
+            "outputs": listed(function.structured_outputs),
+        }
+        for name, function in served.functions.items()
+    }
+
+
+def write(folder, served, record):
+    """SavedModel and record; TensorFlow Serving copies neither into its graph.
+
+    Args:
+        folder: to write. served: `zoo.exports.signature.Served`. record: what zoo.json
+            says, with "labels".
+
+    Source: tensorflow.org/guide/saved_model.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        labels = Path(scratch) / LABELS
+        lines = "".join(f"{label}\n" for label in record["labels"])
+        labels.write_text(lines, encoding="utf-8")
+        served.module.labels = tf.saved_model.Asset(str(labels))
+        tf.saved_model.save(served.module, str(folder), signatures=served.functions)
     extra = Path(folder) / EXTRA
     extra.mkdir()
-    (extra / RECORD).write_text(record + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    (extra / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def facts(network, labels):

@@ -1,4 +1,6 @@
-"""The served function: clips, flow or both in, scores, top classes and labels out.
+"""The served functions: clips, flow, JPEG files in, scores, classes, features out.
+
+All of them call one traced network, so that its weights and its graph are stored once.
 
 Source: the test-time network of thesis 7.3.3; the wiring is TensorFlow's own guide,
 tensorflow.org/guide/saved_model.
@@ -6,115 +8,227 @@ tensorflow.org/guide/saved_model.
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.layers.clip_view import take_frames
-from zoo.models.plain_rgb import flow_stack_of
-from zoo.models.testing import FRAMES_PER_VIEW, MAX_VIEW_PIXELS, alone_or_all
+from zoo.exports import jpeg
+from zoo.exports.checks import (
+    CHANNELS,
+    TYPES,
+    checked,
+    finite,
+    fits_decoded,
+    fits_network,
+    fits_view,
+)
+from zoo.exports.contract import Contract
+from zoo.layers import ClipView
+from zoo.layers.clip_view import equally_spaced, take_frames
+from zoo.models.endpoints import features
+from zoo.models.plain_rgb import flow_stack_of, network_of
+from zoo.models.testing import (
+    Mirror,
+    alone_or_all,
+    inputs_of,
+    video_view,
+)
 
-TYPES = {"clips": tf.uint8, "flow": tf.float32}
-CONTENTS = {
-    "clips": "uint8 [batch, frames, height, width, 3], RGB",
-    "flow": "float32 [batch, frames, height, width, 20], optical flow in pixels",
-}
-# Above this mean, in pixels, flow is taken for 8-bit codes.
-LARGEST_MEAN_FLOW = 40.0
+__all__ = ["Contract", "Served", "channels_of", "computes_flow", "signatures"]
+# Endpoints before the classifiers, the first that a stream has, and the streams.
+LAST_ENDPOINTS = ("fc7", "pool5")
+PREFIXES = ("", "appearance_", "motion_")
 
 
 @dataclasses.dataclass(frozen=True)
-class Contract:
-    """What a served model promises, and how much a request may ask of it.
+class Served:
+    """What tf.saved_model.save takes, see `signatures`.
 
     Attributes:
-        labels: names of the classes in order; empty for "class_0", "class_1", ...
-        frames: number of equally spaced frames taken from a clip.
-        shorter_side: to which they are resized, in pixels.
-        flip: average the raw scores over the frames and their mirror images.
-        top_k: number of best classes returned, at most the number of classes.
-        max_pixels: that a request may send, B x T x H x W; three bytes each. The
-            default is 1.6 GB, e.g. one clip of 1,700 frames of 640 x 480.
-        max_view_pixels: that the network may see of it after sampling and resizing,
-            B x frames x H' x W'; memory and time go with it. The default holds 18
-            clips of 16 frames of 256 x 455. A thin frame is large here, since its
-            shorter side is stretched.
-        provenance: what else to write into zoo.json, e.g. the options of the model
-            and the data it was trained on; anything that JSON can hold.
+        module: the tf.Module that owns the weights.
+        functions: {signature: its concrete function}.
 
-    Raises:
-        ValueError: a number that is no positive integer, or labels that are no names.
-
-    Source: thesis 7.3.3 for the view; the rest is arithmetic.
+    Source: tensorflow.org/guide/saved_model.
     """
 
-    labels: tuple = ()
-    frames: int = 16
-    shorter_side: int = 256
-    flip: bool = True
-    top_k: int = 5
-    max_pixels: int = 2**29
-    max_view_pixels: int = MAX_VIEW_PIXELS
-    provenance: dict = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        numbers = "frames", "shorter_side", "top_k", "max_pixels", "max_view_pixels"
-        for name in numbers:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be an integer of at least 1, got {value!r}."
-                )
-        if isinstance(self.labels, str):
-            raise ValueError(
-                f"labels must be a sequence of names, got the string {self.labels!r}."
-            )
-        object.__setattr__(self, "labels", tuple(self.labels))
-        for label in self.labels:
-            if not (isinstance(label, str) and label.strip()):
-                raise ValueError(f"labels must be names, not empty; got {label!r}.")
+    module: tf.Module
+    functions: dict
 
 
-def signature(network, contract):
-    """Traces the served function of a network.
+def signatures(model, contract):
+    """Traces the served functions of a classifier.
 
-    The weights are plain tf.Variables holding copies of the network's values, and the
+    The weights are plain tf.Variables holding copies of the model's values, and the
     network computes with them statelessly. A Keras model as an attribute would be
     saved in a form that TensorFlow Serving cannot load, and variables created
     under tf.distribute are one per replica; the copies have neither problem.
 
     Args:
-        network: of `zoo.models.testing.video_classifier`.
-        contract: `Contract` with one label per class, by which `network` was made.
+        model: a classifier of the zoo.
+        contract: `Contract` with one label per class; its `features` as of
+            `endpoints_of`.
 
     Returns:
-        The tf.Module that owns the weights, and the concrete function; together they
-        are what tf.saved_model.save takes.
+        A `Served` of `serving_default`, of `jpeg` unless the model sees flow that it
+        does not compute, of `raw`, and of `features` where there are any.
+
+    Raises:
+        ValueError: the contract names an endpoint that the model does not have.
 
     Source: thesis 7.3.3.
     """
-    module = tf.Module()
-    module.trained = copies(network.trainable_variables)
-    module.fixed = copies(network.non_trainable_variables)
-
-    def serve(**inputs):
-        checked = _checked(inputs, contract, computes_flow(network))
-        if computes_flow(network):  # between all frames
-            taken = checked
-        else:
-            # Sampled while it is bytes; a long video is never converted whole.
-            taken = {k: take_frames(x, contract.frames) for k, x in checked.items()}
-        outputs, _ = network.stateless_call(
-            module.trained, module.fixed, alone_or_all(taken), training=False
-        )
-        return _named(outputs, contract)
-
-    specs = {
-        name: tf.TensorSpec((None,) * 4 + (channels,), TYPES[name], name=name)
-        for name, channels in channels_of(network).items()
+    network = _Network(model, contract)
+    makers = {"serving_default": network.serve, "raw": network.raw}
+    specs = {name: network.clip_specs() for name in makers}
+    specs["raw"] = _specs(network.kinds)
+    if set(network.given) == {"clips"}:
+        makers["jpeg"] = network.serve_jpeg
+        spec = tf.TensorSpec((None, None), tf.string, name="jpeg")
+        specs["jpeg"] = {"jpeg": spec}
+    if network.endpoints:
+        makers["features"] = network.features
+        specs["features"] = network.clip_specs()
+    # Concrete functions: given others, tf.saved_model.save traces them again.
+    functions = {
+        name: tf.function(maker, autograph=False).get_concrete_function(**specs[name])
+        for name, maker in makers.items()
     }
-    function = tf.function(serve, autograph=False)
-    # The concrete function: given the other, tf.saved_model.save traces it again.
-    return module, function.get_concrete_function(**specs)
+    return Served(network.module, functions)
+
+
+class _Network:
+    """A model's scores and endpoints as one traced function, and what calls it."""
+
+    def __init__(self, model, contract):
+        self.contract = contract
+        self.all_frames = computes_flow(model)
+        inner = network_of(model)
+        self.kinds = inputs_of(inner)
+        self.view = video_view(model, contract.frames, contract.shorter_side)
+        self.given = channels_of(self.view)
+        self.activation = inner.get_layer("predictions").activation
+        self.endpoints = contract.features
+        # Towers have scores of their own beside the averaged ones.
+        self.towers = [f"{tower}_logits" for tower in getattr(inner, "towers", ())]
+        self.module = tf.Module()
+        names = dict.fromkeys(["logits", *self.towers, *self.endpoints])
+        self._run = self._traced(features(inner, list(names)))
+
+    def _traced(self, network):
+        """All outputs of the network of what it sees, traced once."""
+        self.module.trained = copies(network.trainable_variables)
+        self.module.fixed = copies(network.non_trainable_variables)
+
+        def run(**seen):
+            outputs, _ = network.stateless_call(
+                self.module.trained,
+                self.module.fixed,
+                alone_or_all(seen),
+                training=False,
+            )
+            return outputs
+
+        specs = _specs(self.kinds)
+        return tf.function(run, autograph=False).get_concrete_function(**specs)
+
+    def clip_specs(self):
+        """What `serve` takes, {name: tf.TensorSpec}."""
+        return _specs(self.given)
+
+    def serve(self, **inputs):
+        """Clips, flow or both -> the answer."""
+        return self._answer(self._seen(inputs))
+
+    def serve_jpeg(self, **inputs):
+        """JPEG files of the frames of clips -> the answer."""
+        return self._answer(self._seen_of_files(inputs["jpeg"]))
+
+    def features(self, **inputs):
+        """Clips, flow or both -> endpoints of the view, without its mirror."""
+        outputs = self._run(**self._seen(inputs))
+        return {name: outputs[name] for name in self.endpoints}
+
+    def raw(self, **inputs):
+        """What the network itself sees -> raw scores, and probabilities."""
+        outputs = self._run(**checked(inputs, fits_network(self.contract)))
+        logits = finite(_float(outputs["logits"]))
+        scores = {name: _float(outputs[name]) for name in self.towers}
+        return {"logits": logits, "predictions": self._predictions(logits), **scores}
+
+    def _seen(self, inputs):
+        """The view of checked clips."""
+        inputs = checked(inputs, fits_view(self.contract, self.all_frames))
+        if not self.all_frames:
+            # Sampled while it is bytes; a long video is never converted whole.
+            frames = self.contract.frames
+            inputs = {k: take_frames(x, frames) for k, x in inputs.items()}
+        return self.view(alone_or_all(inputs))
+
+    def _seen_of_files(self, files):
+        """The view of checked JPEG files; what it does not hold is not decoded."""
+        contract, frames = self.contract, self.contract.frames
+        fits = fits_decoded(contract, self.all_frames)
+
+        def choose(time):
+            few = tf.cast(tf.minimum(time, frames), tf.int32)
+            return equally_spaced(tf.cast(time, tf.int32), few)
+
+        seen = jpeg.read(
+            files,
+            contract,
+            lambda shape: fits("jpeg", shape),
+            None if self.all_frames else choose,
+            # Frame by frame: large ones are never in memory together.
+            ClipView(None, contract.shorter_side, name="frame_view"),
+        )
+        if self.all_frames:
+            return self.view(seen)
+        return {"rgb": take_frames(seen, frames)}
+
+    def _answer(self, seen):
+        """The outputs of `serving_default` and `jpeg`, see docs/serving.md."""
+        logits = _float(self._run(**seen)["logits"])
+        if self.contract.flip:
+            mirrors = {k: Mirror(k == "flow")(x) for k, x in seen.items()}
+            logits = (logits + _float(self._run(**mirrors)["logits"])) / 2
+        scores = self._predictions(logits)
+        labels = self.contract.labels
+        # Ranked by raw score: probabilities can be equal where they round to 0 or 1.
+        _, classes = tf.math.top_k(logits, k=min(self.contract.top_k, len(labels)))
+        return {
+            "scores": scores,
+            "logits": logits,
+            "classes": classes,
+            "labels": tf.gather(tf.constant(labels), classes),
+            "top_scores": tf.gather(scores, classes, batch_dims=1),
+        }
+
+    def _predictions(self, logits):
+        return keras.layers.Activation(self.activation, dtype="float32")(logits)
+
+
+def endpoints_of(network, names=()):
+    """Names of the outputs of the signature `features`.
+
+    Args:
+        network: a classifier of the zoo.
+        names: endpoints as of `zoo.features`, "appearance/res4" or "appearance_res4";
+            empty for the last before the classifier of every stream.
+
+    Returns:
+        A tuple of names with underscores; empty for a network that has none of the
+        zoo's.
+
+    Source: layer names of thesis Tables 4.1 and 5.1.
+    """
+    if names:
+        return tuple(name.replace("/", "_") for name in names)
+    layers = {layer.name for layer in network.layers}
+    of_streams = [
+        [f"{prefix}{name}" for name in LAST_ENDPOINTS if f"{prefix}{name}" in layers]
+        for prefix in PREFIXES
+    ]
+    return tuple(found[0] for found in of_streams if found)
 
 
 def channels_of(network):
@@ -136,118 +250,18 @@ def copies(variables):
     ]
 
 
-def _named(outputs, contract):
-    """The outputs of the signature, see docs/serving.md."""
-    logits, scores = outputs["logits"], outputs["predictions"]
-    # Ranked by raw score: probabilities can be equal where they round to 0 or 1.
-    _, classes = tf.math.top_k(logits, k=min(contract.top_k, len(contract.labels)))
+def computes_flow(model):
+    """Whether a model or its network of videos computes optical flow (thesis 3.3.5)."""
+    return flow_stack_of(model) is not None
+
+
+def _specs(names):
+    """{name: tf.TensorSpec} of clips of any size."""
     return {
-        "scores": scores,
-        "logits": logits,
-        "classes": classes,
-        "labels": tf.gather(tf.constant(contract.labels), classes),
-        "top_scores": tf.gather(scores, classes, batch_dims=1),
+        name: tf.TensorSpec((None,) * 4 + (CHANNELS[name],), TYPES[name], name=name)
+        for name in names
     }
 
 
-def computes_flow(network):
-    """Whether a network of videos computes optical flow itself (thesis 3.3.5)."""
-    return flow_stack_of(network) is not None
-
-
-def _checked(inputs, contract, all_frames):
-    """The inputs, after assertions that run in the server."""
-    shapes, checks = {}, []
-    for name, tensor in inputs.items():
-        fed = as_fed(tensor)
-        shapes[name] = tf.shape(fed, out_type=tf.int64)
-        checks.append(_is_clip(name, shapes[name], tensor.shape[-1]))
-    first = next(iter(shapes))
-    with tf.control_dependencies(checks):
-        shape = tf.identity(shapes[first])
-        checks = [_fits(first, shape, contract, all_frames)]
-        if all_frames:
-            checks.append(_is_video(first, shape))
-        checks += [
-            _same_size(first, shapes[first], name, shape)
-            for name, shape in shapes.items()
-            if name != first
-        ]
-        if "flow" in inputs:
-            checks.append(_in_pixels(inputs["flow"]))
-    with tf.control_dependencies(checks):
-        return {
-            name: tf.ensure_shape(tf.identity(as_fed(x)), x.shape)
-            for name, x in inputs.items()
-        }
-
-
-def as_fed(tensor):
-    """The tensor without its declared shape (TensorFlow's C++ sessions).
-
-    They do not compare what is fed with the shape that was declared; this operation
-    forgets the declaration, so that assertions see the true shape.
-    """
-    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
-
-
-def _is_clip(name, shape, channels):
-    # The graph's optimiser remembers the declared shape and would put 5 for tf.rank;
-    # the number of axes longer than 0 has to be counted.
-    axes = tf.math.count_nonzero(shape > 0)
-    facts = [[tf.equal(axes, 5)], shape > 0, tf.equal(shape[-1:], channels)]
-    expected = (
-        f"`{name}` must be {CONTENTS[name]}, with no axis of length 0, e.g. one clip "
-        f"of shape [1, 16, 240, 320, {channels}]; got shape:"
-    )
-    is_clip = tf.reduce_all(tf.concat(facts, 0))
-    return tf.debugging.Assert(is_clip, [expected, shape], summarize=8)
-
-
-def _is_video(name, shape):
-    message = (
-        f"`{name}` must hold the consecutive frames of a video, at least 2, between "
-        "which there is optical flow; got shape:"
-    )
-    return tf.debugging.Assert(shape[1] >= 2, [message, shape])
-
-
-def _fits(name, shape, contract, all_frames):
-    batch, time, height, width, _ = tf.unstack(shape, num=5)
-    pixels = batch * time * height * width
-    shorter, longer = tf.minimum(height, width), tf.maximum(height, width)
-    side = contract.shorter_side
-    # Frames between which flow is computed cost less than those the network sees.
-    frames = contract.frames
-    if all_frames:
-        frames = tf.maximum(tf.constant(frames, tf.int64), time // FRAMES_PER_VIEW)
-    view = batch * frames * side * (side * longer // shorter)
-    taken = "all" if all_frames else contract.frames
-    too_large = (
-        f"The request is too large: at most {contract.max_pixels} pixels may be sent "
-        f"and {contract.max_view_pixels} remain after taking {taken} frames and "
-        f"resizing them to a shorter side of {side}; send fewer, smaller or shorter "
-        "clips, or export with other limits. Got shape, pixels sent, pixels remaining:"
-    )
-    fits = tf.logical_and(
-        pixels <= contract.max_pixels, view <= contract.max_view_pixels
-    )
-    return tf.debugging.Assert(fits, [too_large, shape, pixels, view], summarize=8)
-
-
-def _same_size(first, shape, name, other):
-    message = (
-        f"`{first}` and `{name}` must have the same batch, frames, height and width, "
-        "one stack of flow for every frame; got shapes:"
-    )
-    same = tf.reduce_all(tf.equal(shape[:4], other[:4]))
-    return tf.debugging.Assert(same, [message, shape, other], summarize=8)
-
-
-def _in_pixels(flow):
-    mean = tf.reduce_mean(flow)
-    message = (
-        "`flow` must be finite and in pixels. A mean like that of this comes from "
-        "8-bit codes; decode them first: codes * 40 / 255 - 20. Got mean:"
-    )
-    return tf.debugging.Assert(mean <= LARGEST_MEAN_FLOW, [message, mean])
+def _float(scores):
+    return tf.cast(scores, tf.float32)

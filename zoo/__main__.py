@@ -20,6 +20,7 @@ from zoo.command_line import (
     FLOW,
     FLOW_OR_LAYER,
     MODEL,
+    SERVER,
     STRIDE,
     TRACKS,
     Usage,
@@ -221,24 +222,35 @@ def evaluate(options, arguments):
 @command(
     "predict",
     "VIDEO...",
-    model=("string", None, "folder of a trained model or of an export"),
+    model=(
+        "string",
+        None,
+        "folder of a trained model or of an export; with --server, a model's name",
+    ),
     top=("integer", 5, "how many classes to print"),
     flow=FLOW_OR_LAYER,
+    **SERVER,
 )
 def predict(options, arguments):
     """Prints the best classes of each video; exit code 1 if one could not be read."""
     from zoo.prediction import open_predictor, print_prediction
+    from zoo.remote_prediction import open_remote, print_windows
 
     if not arguments:
         raise Usage("zoo predict needs at least one video file.")
     require(options, "model")
     if options.top < 1:
         raise Usage(f"--top must be at least 1; got {options.top}.")
-    predictor = open_predictor(model_folder(options.model), options.flow)
+    if options.server is None:
+        refuse(options, *set(SERVER) - {"server"}, of="A model of a folder")
+        predictor = open_predictor(model_folder(options.model), options.flow)
+    else:
+        predictor = open_remote(options)
+    show = print_windows if options.window else print_prediction
     failed = 0
     for path in arguments:
         try:
-            print_prediction(predictor, path, options.top)
+            show(predictor, path, options.top)
         except (ValueError, OSError) as error:
             failed += 1
             named = str(error) if path in str(error) else f"{path}: {error}"

@@ -23,6 +23,17 @@ FLOW = (
     "optical flow for networks that see it: a folder that zoo flow has written or with "
     "u/ and v/, or tvl1, dis or farneback to compute it",
 )
+# Of a prediction by a server.
+SERVER = {
+    "server": ("string", None, "ask a server: host:8500, or http://host:8501 (REST)"),
+    "version": ("integer", None, "of --server: number of a version"),
+    "label": ("string", None, "of --server: label of a version, such as stable"),
+    "signature": ("string", None, "of --server: serving_default, or jpeg by REST"),
+    "take": ("integer", None, "of --server: send so many equally spaced frames only"),
+    "window": ("integer", None, "of --server: an answer for every so many frames"),
+    "timeout": ("float", 60.0, "of --server: seconds for an answer"),
+    "ca": ("string", None, "of --server: encrypt; certificates to trust, or system"),
+}
 FLOW_OR_LAYER = (*FLOW[:2], f"{FLOW[2]}; or layer, which is TV-L1 inside the network")
 
 

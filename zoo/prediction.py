@@ -63,6 +63,12 @@ class Predictor:
     frames: int | None
     reader: object
 
+    def best(self, clip, top):
+        """The best classes of a batch of one clip, [(score, label)], best first."""
+        scores = self.classify(clip)
+        order = scores.argsort()[::-1][:top]
+        return [(scores[k], self.labels[k]) for k in order]
+
 
 def open_predictor(path, flow):
     """A model folder or an export as a `Predictor` (thesis 7.3.3).
@@ -146,7 +152,8 @@ def print_prediction(predictor, path, top):
     """Prints the best classes of a video (thesis 7.3.3).
 
     Args:
-        predictor: the `Predictor`. path: of the video. top: how many classes.
+        predictor: a `Predictor`, or a `zoo.remote_prediction.RemotePredictor`. path:
+            of the video. top: how many classes.
     """
     from zoo.datasets.sampling import test_indices
     from zoo.evaluation.evaluate import network_errors
@@ -155,7 +162,7 @@ def print_prediction(predictor, path, top):
         path, lambda count: test_indices(count, predictor.frames or count)
     )
     with network_errors("cut or shrink the video"):
-        scores = predictor.classify({name: x[None] for name, x in clip.items()})
+        best = predictor.best({name: x[None] for name, x in clip.items()}, top)
     print(path)
-    for k in scores.argsort()[::-1][:top]:
-        print(f"  {scores[k]:.4f}  {predictor.labels[k]}")
+    for score, label in best:
+        print(f"  {score:.4f}  {label}")

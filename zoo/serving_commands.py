@@ -1,4 +1,4 @@
-"""The commands that serve models: export.
+"""The commands that serve models: export, serve-config.
 
 Source: thesis 7.3.3; tensorflow.org/tfx/guide/serving.
 """
@@ -6,9 +6,11 @@ Source: thesis 7.3.3; tensorflow.org/tfx/guide/serving.
 from zoo.command_line import (
     MODEL,
     TRACKS,
+    Usage,
     at_most,
     command,
     model_folder,
+    one,
     refuse,
     require,
 )
@@ -54,3 +56,30 @@ def export(options, arguments):
         raise ValueError(f"The export was not published: {error}") from error
     print(path)
     return 0
+
+
+@command(
+    "serve-config",
+    "MODELS",
+    out=("string", None, "folder to write; MODELS itself by default"),
+    stable=("list", [], "NAME=VERSION,...: stable versions that aren't the highest"),
+    batching=("boolean", False, "compute waiting requests together, if of one size"),
+)
+def serve_config(options, arguments):
+    """Writes TensorFlow Serving's files: models.config, compose.yaml and more."""
+    from zoo.exports.serving_config import write_serving_config
+
+    folder = one("the folder of all served models", arguments)
+    stable = dict(map(_version, options.stable))
+    found = write_serving_config(folder, options.out, stable, options.batching)
+    for model in found:
+        print(f"{model.name}: stable {model.stable}, canary {model.versions[-1]}")
+    print(f"Written: {options.out or folder}/models.config, compose.yaml and more")
+    return 0
+
+
+def _version(text):
+    name, equals, number = text.partition("=")
+    if not (name and equals and number.isdecimal()):
+        raise Usage(f"--stable takes NAME=VERSION, such as scenes=3; got {text!r}.")
+    return name, int(number)

@@ -53,12 +53,9 @@ def video_classifier(model, frames=16, shorter_side=256, flip=True):
 
     Source: thesis 7.3.3, 4.3.5.
     """
-    stack, model = flow_stack_of(model), network_of(model)
-    scores = features(model, ["logits"])
-    if stack is None:
-        given, views = _given_views(model, frames, shorter_side)
-    else:
-        given, views = _computed_views(model, stack, frames, shorter_side)
+    scores = features(network_of(model), ["logits"])
+    given, views = _views(model, frames, shorter_side)
+    model = network_of(model)
     mirrors = {
         kind: Mirror(kind == "flow", name=f"{kind}_mirror")(view)
         for kind, view in views.items()
@@ -71,6 +68,31 @@ def video_classifier(model, frames=16, shorter_side=256, flip=True):
     predictions = keras.layers.Activation(activation, dtype="float32")(logits)
     outputs = {"logits": logits, "predictions": predictions}
     return keras.Model(alone_or_all(given), outputs, name=f"{model.name}_on_videos")
+
+
+def video_view(model, frames=16, shorter_side=256):
+    """What a classifier sees of a video: the part of `video_classifier` before it.
+
+    Args:
+        model, frames, shorter_side: as of `video_classifier`.
+
+    Returns:
+        A keras.Model without weights, from the inputs of `video_classifier` to {"rgb":
+        [B, frames, H', W', 3], "flow": [B, frames, H', W', 20]} float32, or one of
+        them, as `zoo.models.plain_rgb.network_of(model)` sees them.
+
+    Source: thesis 7.3.3, 4.3.5.
+    """
+    given, views = _views(model, frames, shorter_side)
+    return keras.Model(alone_or_all(given), views, name=f"{model.name}_view")
+
+
+def _views(model, frames, shorter_side):
+    """Inputs of a network of videos, and what it sees of them, {"rgb", "flow"}."""
+    stack, model = flow_stack_of(model), network_of(model)
+    if stack is None:
+        return _given_views(model, frames, shorter_side)
+    return _computed_views(model, stack, frames, shorter_side)
 
 
 def _given_views(model, frames, shorter_side):

@@ -11,11 +11,17 @@ import tensorflow as tf
 from zoo.models.inputs import CHANNELS as KINDS
 from zoo.models.testing import FRAMES_PER_VIEW, VIDEO_INPUTS
 
-TYPES = {"clips": tf.uint8, "flow": tf.float32, "rgb": tf.float32}
+TYPES = {
+    "clips": tf.uint8,
+    "flow": tf.float32,
+    "frames": tf.uint8,
+    "rgb": tf.float32,
+}
 CHANNELS = {**KINDS, **{VIDEO_INPUTS[kind]: count for kind, count in KINDS.items()}}
 CONTENTS = {
     "clips": "uint8 [batch, frames, height, width, 3], RGB",
     "flow": "float32 [batch, frames, height, width, 20], optical flow in pixels",
+    "frames": "uint8 [batch, frames, height, width, 3], RGB",
     "rgb": "float32 [batch, frames, height, width, 3], RGB 0-255",
 }
 # Above this mean, in pixels, flow is taken for 8-bit codes.
@@ -79,7 +85,7 @@ def fits_view(contract, all_frames):
     decoded = fits_decoded(contract, all_frames)
 
     def fits(name, shape):
-        sent = [_few_frames(shape, contract), _few_pixels(shape, contract)]
+        sent = [fits_frames(shape, contract), fits_pixels(shape, contract)]
         return sent + decoded(name, shape)
 
     return fits
@@ -119,7 +125,7 @@ def fits_network(contract):
         )
         few = pixels <= contract.max_view_pixels
         large = tf.debugging.Assert(few, [message, shape, pixels], summarize=8)
-        return [_few_frames(shape, contract), large]
+        return [fits_frames(shape, contract), large]
 
     return fits
 
@@ -162,23 +168,37 @@ def _is_video(name, shape):
     return tf.debugging.Assert(shape[1] >= 2, [message, shape], summarize=8)
 
 
-def _few_frames(shape, contract):
+def fits_frames(shape, limits):
+    """An assertion that a request holds few frames.
+
+    Args:
+        shape: int64 [5]. limits: `Contract`, or whatever has `max_frames`.
+
+    Source: arithmetic.
+    """
     message = (
-        f"The request is too large: at most {contract.max_frames} frames may be sent; "
+        f"The request is too large: at most {limits.max_frames} frames may be sent; "
         "send fewer or shorter clips, or export with other limits. Got shape:"
     )
-    few = shape[0] * shape[1] <= contract.max_frames
+    few = shape[0] * shape[1] <= limits.max_frames
     return tf.debugging.Assert(few, [message, shape], summarize=8)
 
 
-def _few_pixels(shape, contract):
+def fits_pixels(shape, limits):
+    """An assertion that a request holds few pixels.
+
+    Args:
+        shape: int64 [5]. limits: `Contract`, or whatever has `max_pixels`.
+
+    Source: arithmetic.
+    """
     pixels = tf.reduce_prod(shape[:4])
     message = (
-        f"The request is too large: at most {contract.max_pixels} pixels may be sent; "
+        f"The request is too large: at most {limits.max_pixels} pixels may be sent; "
         "send fewer, smaller or shorter clips, or export with other limits. Got shape, "
         "pixels sent:"
     )
-    few = pixels <= contract.max_pixels
+    few = pixels <= limits.max_pixels
     return tf.debugging.Assert(few, [message, shape, pixels], summarize=8)
 
 

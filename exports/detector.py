@@ -3,13 +3,14 @@
 Source: thesis 8.3; the directory layout of tensorflow.org/tfx/serving/serving_config.
 """
 
-import json
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from zoo.exports import warmup
+from zoo.exports import jpeg, warmup
+from zoo.exports.checks import checked, fits_frames, fits_pixels
 from zoo.exports.folder import publishing, require_free
 from zoo.exports.saved_model import (
     EXTRA,
@@ -17,13 +18,31 @@ from zoo.exports.saved_model import (
     checked_name,
     facts,
     local,
+    tensors_of,
     write,
 )
-from zoo.exports.signature import as_fed, copies
-from zoo.exports.verification import VerificationError, run_in_fresh_process
+from zoo.exports.signature import Served, copies
+from zoo.exports.verification import VerificationError, run_in_fresh_process, waves
 from zoo.models.object_detector import object_detector
 
-MAX_PIXELS = 2**25  # of a request, B x T x H x W: 16 frames of 1920 x 1080
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much a request may ask of a served detector.
+
+    Attributes:
+        max_pixels: B x T x H x W; the default holds 16 frames of 1920 x 1080.
+        max_frames: B x T.
+
+    Source: arithmetic.
+    """
+
+    max_pixels: int = 2**25
+    max_frames: int = 2**8
+
+
+LIMITS = Limits()
+MAX_PIXELS = LIMITS.max_pixels
 # Scores, and pixels of boxes, by which an export may differ from its model; and the
 # share of detections that may have no counterpart: suppression turns on the last bit.
 SCORES, PIXELS, LOST = 1e-4, 0.05, 0.1
@@ -78,7 +97,7 @@ def export_detector(
     require_free(folder, version)
     network = object_detector(model, *view, tracks)
     labels = _labels(labels, model.num_classes)
-    module, function = signature(network, labels)
+    served = signatures(network, labels)
     record = {
         "name": name,
         "model": model.name,
@@ -88,19 +107,26 @@ def export_detector(
         "shorter_side": view[0],
         "longer_side": view[1],
         "tracks": tracks if "tracked_boxes" in network.output else None,
-        "max_pixels": MAX_PIXELS,
+        **dataclasses.asdict(LIMITS),
+        "signatures": tensors_of(served),
         **facts(network, labels),
     }
     with publishing(folder, version) as publication:
         temporary = publication.temporary
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        write(temporary, module, function, text)
-        shapes = {"frames": (1, 2, view[0], view[1], 3)}
-        warmup.write(temporary / EXTRA / warmup.FILE, name, shapes)
+        write(temporary, served, record)
+        warmup.write(temporary / EXTRA / warmup.FILE, name, _requests(view))
         if verify:
             lost = _verify(temporary, network, labels)
             logging.info("%.1f %% of the export's objects differ.", 100 * lost)
     return publication.path
+
+
+def _requests(view):
+    """What the server warms up with: two frames of the view's size, or their files."""
+    return {
+        "serving_default": {"frames": warmup.constant("frames", (1, 2, *view, 3))},
+        "jpeg": {"jpeg": warmup.files((1, 2), *view)},
+    }
 
 
 def _labels(labels, classes):
@@ -116,15 +142,15 @@ def _labels(labels, classes):
     return tuple(labels)
 
 
-def signature(network, labels):
-    """Traces the served function of a detector, as `zoo.exports.signature` does.
+def signatures(network, labels):
+    """Traces the served functions of a detector, as `zoo.exports.signature` does.
 
     Args:
         network: of `zoo.models.object_detector.object_detector`.
         labels: one name per class.
 
     Returns:
-        The tf.Module that owns the weights, and the concrete function.
+        A `zoo.exports.signature.Served` of `serving_default` and `jpeg`.
 
     Source: thesis 8.3.
     """
@@ -133,41 +159,34 @@ def signature(network, labels):
     module.fixed = copies(network.non_trainable_variables)
     names = tf.constant(["", *labels])
 
-    def serve(frames):
+    def run(frames):
         outputs, _ = network.stateless_call(
-            module.trained, module.fixed, _checked(frames), training=False
+            module.trained, module.fixed, frames, training=False
         )
         return {**outputs, "labels": tf.gather(names, outputs["classes"] + 1)}
 
-    spec = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="frames")
-    function = tf.function(serve, autograph=False)
-    return module, function.get_concrete_function(frames=spec)
+    frames = tf.TensorSpec((None, None, None, None, 3), tf.uint8, name="frames")
+    files = tf.TensorSpec((None, None), tf.string, name="jpeg")
+    traced = tf.function(run, autograph=False).get_concrete_function(frames)
+
+    def serve(**inputs):
+        return traced(checked(inputs, _fits)["frames"])
+
+    def serve_files(**inputs):
+        return traced(jpeg.read(inputs["jpeg"], LIMITS, lambda _: []))
+
+    functions = {}
+    for name, maker, spec in (
+        ("serving_default", serve, frames),
+        ("jpeg", serve_files, files),
+    ):
+        function = tf.function(maker, autograph=False)
+        functions[name] = function.get_concrete_function(**{spec.name: spec})
+    return Served(module, functions)
 
 
-def _checked(frames):
-    """The frames, after assertions that run in the server."""
-    fed = as_fed(frames)
-    shape = tf.shape(fed, out_type=tf.int64)
-    # The graph's optimiser would put the declared rank for tf.rank.
-    axes = tf.math.count_nonzero(shape > 0)
-    facts = [[tf.equal(axes, 5)], shape > 0, tf.equal(shape[-1:], 3)]
-    wrong = (
-        "`frames` must be uint8 [batch, frames, height, width, 3], RGB, with no axis "
-        "of length 0, e.g. two frames of shape [1, 2, 480, 640, 3]; got shape:"
-    )
-    large = (
-        f"The request is too large: at most {MAX_PIXELS} pixels may be sent; send "
-        "fewer or smaller frames. Got shape:"
-    )
-    right = tf.reduce_all(tf.concat(facts, 0))
-    checks = [
-        tf.debugging.Assert(right, [wrong, shape], summarize=8),
-        tf.debugging.Assert(
-            tf.reduce_prod(shape[:-1]) <= MAX_PIXELS, [large, shape], summarize=8
-        ),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.ensure_shape(tf.identity(fed), frames.shape)
+def _fits(name, shape):
+    return [fits_frames(shape, LIMITS), fits_pixels(shape, LIMITS)]
 
 
 def _verify(folder, network, labels):
@@ -178,22 +197,27 @@ def _verify(folder, network, labels):
             "The model holds weights that are not finite, and cannot be served. "
             "Its training may have diverged; take an earlier checkpoint."
         )
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (1, 2, 96, 128, 3), np.uint8)
-    with tf.device("/CPU:0"):
-        expected = {k: v.numpy() for k, v in network(frames, training=False).items()}
-    got = run_in_fresh_process(folder, {"frames": frames}, scratch=folder)
-    names = np.asarray(["", *labels])[got["classes"] + 1]
-    if not (names == got["labels"]).all():
-        raise VerificationError("The export's classes and labels differ.")
-    lost = unmatched(expected, got)
-    if lost > LOST:
+    frames = waves((1, 2, 96, 128))
+    files = np.array([[tf.io.encode_jpeg(f, quality=100).numpy() for f in frames[0]]])
+    decoded = np.array([[jpeg.decode(file) for file in files[0]]])
+    requests = {"serving_default": {"frames": frames}, "jpeg": {"jpeg": files}}
+    results = run_in_fresh_process(folder, requests, scratch=folder)
+    lost = []
+    for given, got in zip((frames, decoded), results.values(), strict=True):
+        with tf.device("/CPU:0"):
+            outputs = network(given, training=False)
+        expected = {key: value.numpy() for key, value in outputs.items()}
+        names = np.asarray(["", *labels])[got["classes"] + 1]
+        if not (names == got["labels"]).all():
+            raise VerificationError("The export's classes and labels differ.")
+        lost.append(unmatched(expected, got))
+    if max(lost) > LOST:
         raise VerificationError(
-            f"{100 * lost:.0f} % of the objects that the model finds are not among "
-            f"those of the export, accepted are {100 * LOST:.0f} %. It was not "
+            f"{100 * max(lost):.0f} % of the objects that the model finds are not "
+            f"among those of the export, accepted are {100 * LOST:.0f} %. It was not "
             "published."
         )
-    return lost
+    return max(lost)
 
 
 def unmatched(expected, got):

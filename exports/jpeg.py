@@ -102,12 +102,12 @@ def _checked(jpeg, contract):
 def _checked_size(files):
     """Height and width of all files, int64 [2], after assertions that it is one."""
     flat, time = tf.reshape(files, [-1]), tf.shape(files, out_type=tf.int64)[1]
-    read = _each(
+    found = _each(
         lambda file: tf.io.extract_jpeg_shape(file, tf.int64)[:2], flat, (2,), tf.int64
     )
     place = _place_of(time)
-    with tf.control_dependencies([_all_there(read[0], flat, place, "read")]):
-        sizes = tf.identity(read[1])
+    with tf.control_dependencies([_all_there(found[0], flat, place, "read")]):
+        sizes = tf.identity(found[1])
     differs = tf.reduce_any(sizes != sizes[:1], axis=1)
     first = tf.argmax(tf.cast(differs, tf.int8))
     message = (

@@ -11,15 +11,15 @@ import re
 
 import tensorflow as tf
 
+from zoo.exports.contract import Contract
 from zoo.exports.portable import Format, FormatError, Network, export_file
-from zoo.exports.signature import Contract
 
 EXTRA = "litert"
 # How the converter names an operation that it has no counterpart for.
 MISSING = re.compile(r"error: (?:failed to legalize operation )?'(tf\.\w+)'")
 
 
-def export_litert(model, path, contract=None, size=None, verify=True):
+def export_litert(model, path, contract=None, verify=True):
     """Writes a classifier as a LiteRT file, normalisations folded.
 
     Args:
@@ -28,8 +28,6 @@ def export_litert(model, path, contract=None, size=None, verify=True):
             it, one a line, ".labels.txt" for ".tflite".
         contract: `zoo.exports.Contract`, of which labels, frames, shorter_side and
             flip count; None for its defaults.
-        size: (height, width) of the clips, if they shall have no other; faster, and
-            some machines need it. None takes any size.
         verify: run it by LiteRT's interpreter and compare with the model.
 
     Returns:
@@ -47,7 +45,7 @@ def export_litert(model, path, contract=None, size=None, verify=True):
     kind = Format("LiteRT", ".tflite", _convert, _run)
     if verify:
         interpreter()
-    return export_file(model, path, contract or Contract(), kind, size, verify)
+    return export_file(model, path, contract or Contract(), kind, verify)
 
 
 def interpreter():

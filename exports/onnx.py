@@ -8,8 +8,8 @@ Source: the test-time network of thesis 7.3.3; onnx.ai.
 
 import tensorflow as tf
 
+from zoo.exports.contract import Contract
 from zoo.exports.portable import Format, FormatError, Network, export_file
-from zoo.exports.signature import Contract
 
 EXTRA = "onnx"
 OPSET = 18
@@ -17,7 +17,7 @@ OPSET = 18
 WRONG = ("reshape_optimizer",)
 
 
-def export_onnx(model, path, contract=None, size=None, verify=True):
+def export_onnx(model, path, contract=None, verify=True):
     """Writes a classifier as an ONNX file, normalisations folded.
 
     Args:
@@ -26,8 +26,6 @@ def export_onnx(model, path, contract=None, size=None, verify=True):
             one a line, ".labels.txt" for ".onnx".
         contract: `zoo.exports.Contract`, of which labels, frames, shorter_side and
             flip count; None for its defaults.
-        size: (height, width) of the clips, if they shall have no other; None takes any
-            size.
         verify: run it by ONNX Runtime and compare with the model.
 
     Returns:
@@ -44,7 +42,7 @@ def export_onnx(model, path, contract=None, size=None, verify=True):
     """
     kind = Format("ONNX", ".onnx", _convert, _run)
     packages()
-    return export_file(model, path, contract or Contract(), kind, size, verify)
+    return export_file(model, path, contract or Contract(), kind, verify)
 
 
 def packages():

@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from zoo.exports.checks import TYPES
 from zoo.exports.optimize import optimized
 from zoo.exports.saved_model import check_model
-from zoo.exports.signature import copies
-from zoo.exports.verification import VerificationError
+from zoo.exports.signature import computes_flow, copies
+from zoo.exports.verification import FLOW_TOLERANCE, VerificationError, waves
 from zoo.files import replacing
 from zoo.models.testing import alone_or_all, video_classifier
 
-TYPES = {"clips": tf.uint8, "flow": tf.float32}
 TOLERANCE = 1e-4  # of the largest raw score, or of 1 if that is less
 # A clip longer than the view and one shorter, none of the size of the other.
 SHAPES = ((1, 7, 52, 70), (2, 3, 64, 48))
@@ -68,45 +68,44 @@ class Network(NamedTuple):
     specs: dict
 
 
-def export_file(model, path, contract, kind, size=None, verify=True):
+def export_file(model, path, contract, kind, verify=True):
     """Writes a classifier as a file, and the names of its classes beside it.
 
     Args:
         model: a classifier of the zoo.
         path: of the file. contract: `zoo.exports.Contract`.
         kind: the `Format`.
-        size: (height, width) of clips, None for any.
         verify: run the file and compare it with the model.
 
     Returns:
         The path, a pathlib.Path.
 
     Raises:
-        ValueError: another ending, labels or a size that do not fit, or a detector.
+        ValueError: another ending, labels that do not fit, or a detector.
         FileExistsError: the file exists.
         FormatError: the model needs what the format does not have.
         VerificationError: the file does not compute what the model does.
 
     Source: thesis 7.3.3.
     """
-    path = _checked(model, Path(path), kind, size)
+    path = _checked(model, Path(path), kind)
     view = contract.frames, contract.shorter_side, contract.flip
     network = video_classifier(model, *view)
     labels = _labels(contract.labels, network.output["logits"].shape[-1])
     # Of the model alone: a network of videos is built from its named layers.
-    converted = kind.convert(_network(video_classifier(optimized(model), *view), size))
+    converted = kind.convert(_network(video_classifier(optimized(model), *view)))
     with replacing(path) as temporary:
         temporary.write_bytes(converted)
         if verify:
             run = kind.run
-            apart = compare(network, lambda inputs: run(temporary, inputs), size)
+            apart = compare(network, lambda inputs: run(temporary, inputs))
             logging.info("%s agrees with the model to %.2g.", path.name, apart)
     beside = path.with_name(f"{path.stem}.labels.txt")
     beside.write_text("".join(f"{label}\n" for label in labels), "utf-8")
     return path
 
 
-def _checked(model, path, kind, size):
+def _checked(model, path, kind):
     check_model(model)
     if isinstance(model.output, dict) and "class_scores" in model.output:
         raise ValueError(
@@ -117,9 +116,6 @@ def _checked(model, path, kind, size):
         raise ValueError(f"{kind.name} files end in {kind.ending}, got {path.name!r}.")
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
-    right = size is None or len(size) == 2
-    if not right or any(not isinstance(n, int) or n < 1 for n in size or ()):
-        raise ValueError(f"size must be (height, width) in pixels, got {size!r}.")
     return path
 
 
@@ -133,7 +129,7 @@ def _labels(labels, classes):
     return labels
 
 
-def _network(network, size):
+def _network(network):
     """The function to convert, of plain variables, see `zoo.exports.signature`."""
     module = tf.Module()
     module.trained = copies(network.trainable_variables)
@@ -146,35 +142,34 @@ def _network(network, size):
         return {"logits": outputs["logits"], "scores": outputs["predictions"]}
 
     specs = {
-        x.name: tf.TensorSpec(
-            (None, None, *(size or (None, None)), x.shape[-1]), TYPES[x.name], x.name
-        )
+        x.name: tf.TensorSpec((None,) * 4 + (x.shape[-1],), TYPES[x.name], x.name)
         for x in network.inputs
     }
     return Network(network.name, module, tf.function(answer, autograph=False), specs)
 
 
-def compare(network, run, size=None):
+def compare(network, run):
     """The largest difference between a file and the network it was made of.
 
     Args:
         network: of `zoo.models.testing.video_classifier`, not optimised.
         run: from {input: array} to {output: array}.
-        size: (height, width) of clips, None for any.
 
     Raises:
         VerificationError: `logits` or `scores` differ by more than 1e-4 of the largest
-            raw score (of 1 if that is less), or a value is not finite.
+            raw score (of 1 if that is less), 1e-3 where flow is computed, or a value is
+            not finite.
 
     Source: none; see the module.
     """
     worst = 0.0
     for shape in SHAPES:
-        inputs = _sample(network, (*shape[:2], *(size or shape[2:])))
+        inputs = _sample(network, shape)
         expected = network(alone_or_all(inputs), training=False)
         got = run(inputs)
         logits = keras.ops.convert_to_numpy(expected["logits"])
-        accepted = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+        relative = FLOW_TOLERANCE if computes_flow(network) else TOLERANCE
+        accepted = relative * max(1.0, float(np.abs(logits).max()))
         pairs = {"logits": "logits", "scores": "predictions"}
         for name, of_network in pairs.items():
             value = keras.ops.convert_to_numpy(expected[of_network])
@@ -194,12 +189,12 @@ def compare(network, run, size=None):
 
 
 def _sample(network, shape):
+    """Random clips of a shape; moving waves for flow, which noise makes chaotic."""
+    if computes_flow(network):
+        return {"clips": np.repeat(waves((1, *shape[1:])), shape[0], axis=0)}
     rng = np.random.default_rng(0)
-    made = {}
-    for x in network.inputs:
-        full = (*shape, x.shape[-1])
-        if TYPES[x.name] == tf.uint8:
-            made[x.name] = rng.integers(0, 256, full, np.uint8)
-        else:
-            made[x.name] = rng.normal(0, 5, full).astype(np.float32)
-    return made
+    makers = {
+        "clips": lambda shape: rng.integers(0, 256, shape, np.uint8),
+        "flow": lambda shape: rng.normal(0, 5, shape).astype(np.float32),
+    }
+    return {x.name: makers[x.name]((*shape, x.shape[-1])) for x in network.inputs}

@@ -13,8 +13,9 @@ from zoo.exports.portable import Format, FormatError, Network, export_file
 
 EXTRA = "onnx"
 OPSET = 18
-# Of tf2onnx 1.17, which mistakes sizes that only a run knows in residual units.
-WRONG = ("reshape_optimizer",)
+# Rewrites of tf2onnx, all that apply but its ReshapeOptimizer (1.17), which confuses
+# sizes that only a run knows behind the sums of residual units.
+REWRITES = ("Transpose", "ConstFold", "MergeDuplicatedNodes", "Identity", "BackToBack")
 
 
 def export_onnx(model, path, contract=None, verify=True):
@@ -85,8 +86,7 @@ def _convert(network: Network):
         converted = tf2onnx.tfonnx.process_tf_graph(
             graph, opset=OPSET, tensors_to_rename={**inputs, **outputs}, **ends
         )
-        steps = tf2onnx.optimizer._get_optimizers()
-        steps = {name: step for name, step in steps.items() if name not in WRONG}
+        steps = {n: getattr(tf2onnx.optimizer, f"{n}Optimizer") for n in REWRITES}
         # Errors are raised: caught, every step would also copy the whole graph.
         converted = tf2onnx.optimizer.optimize_graph(converted, False, steps)
     model = converted.make_model(network.name)

@@ -111,7 +111,8 @@ def _rewritten(model, config):
         layer = plan.layers.get(entry["name"])
         if isinstance(layer, keras.Model):
             inner, arrays, more = _rewritten(layer, entry["config"])
-            entry, report = {**entry, "config": inner}, report + more
+            entry = {**entry, "config": inner, "compile_config": None}
+            report += more
             plan.weights[entry["name"]] = arrays
         entries.append(_substituted(entry, plan.replaced.get(entry["name"], {})))
     config = {**config, "layers": entries}

@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -50,6 +51,21 @@ def zero_weights(monkeypatch):
             initializer,
             "__call__",
             lambda self, shape, dtype=None: keras.ops.zeros(shape),
+        )
+
+
+@pytest.fixture
+def quick_weights(monkeypatch):
+    """65,521 random numbers over and over in place of new ones: of the right size."""
+    block = np.random.default_rng(0).standard_normal(65521).astype("float32")
+    for name in ("HeNormal", "GlorotUniform", "RandomNormal"):
+        initializer = getattr(keras.initializers, name)
+        monkeypatch.setattr(
+            initializer,
+            "__call__",
+            lambda self, shape, dtype=None: keras.ops.convert_to_tensor(
+                np.resize(block, shape) * np.float32((2 / np.prod(shape[:-1])) ** 0.5)
+            ),
         )
 
 

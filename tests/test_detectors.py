@@ -318,7 +318,7 @@ class TestVariants:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in TINY])
-def test_large_models_run(name, memory_returned):
+def test_large_models_run(name, quick_weights, memory_returned):
     y = zoo.load(name, num_classes=5)(frames(1, 2, (96, 128)))
     assert y["class_scores"].shape == (1, 2, 300, 6)
     assert np.isfinite(y["boxes"]).all()

@@ -20,6 +20,7 @@ from zoo.layers import FlowStack
 from zoo.models.plain_rgb import FLOWS, network_of, plain_rgb
 from zoo.models.testing import video_classifier
 from zoo.prediction import with_flow
+from zoo.weights import folder
 
 NAMES = ["st_mulnet26_tiny", "motion_resnet26_tiny"]
 TINY = [n for n in zoo.list_models("*_tiny") if "flow" in zoo.info(n).inputs]
@@ -143,6 +144,34 @@ class TestPlainRGB:
         assert with_flow(network, "dis", None)[0] is network
         with pytest.raises(ValueError, match="sees rgb and needs no flow"):
             with_flow(zoo.load("resnet_tiny"), "layer", None)
+
+    @pytest.mark.slow
+    def test_the_commands_run_with_the_layer(self, tmp_path, capsys):
+        """zoo evaluate and zoo predict, from a model folder and videos alone."""
+        network = trained(zoo.load("motion_vgg_tiny", num_classes=2))
+        record = folder.ModelRecord(
+            network.name, 2, labels=("a", "b"), frames=1, shorter_side=64, flip=False
+        )
+        folder.save(tmp_path / "model", network, record)
+        for path in ("videos/a/x.avi", "videos/b/y.avi"):
+            (tmp_path / path).parent.mkdir(parents=True)
+            frames = video(4)[0] if "x" in path else video(4)[0, :, ::-1]
+            video_files.write(tmp_path / path, frames, "mpeg4", 0)
+        given = ("--model", str(tmp_path / "model"), "--flow", "layer")
+        videos, out = tmp_path / "videos", tmp_path / "report"
+        code, _, error = run(
+            capsys, "evaluate", *given, "--data", str(videos), "--out", str(out)
+        )
+        assert code == 0, error
+        code, printed, error = run(capsys, "predict", str(videos / "b/y.avi"), *given)
+        assert code == 0, error
+        with np.load(out / "scores.npz") as saved:
+            scores = keras.ops.softmax(saved["scores"][saved["labels"] == 1])[0]
+        best = int(np.argmax(scores))
+        assert f"{scores[best]:.4f}  {'ab'[best]}" in printed.splitlines()[1]
+        frames = read_video(videos / "b/y.avi").frames[None]
+        expected = video_classifier(plain_rgb(network), 1, 64, False)(frames)
+        np.testing.assert_allclose(scores, expected["predictions"][0], atol=1e-4)
 
     def test_frames_may_be_float(self):
         """Not cut to whole numbers, and NaN is seen."""

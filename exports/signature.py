@@ -104,8 +104,9 @@ class _Network:
         self.all_frames = computes_flow(model)
         inner = network_of(model)
         self.kinds = inputs_of(inner)
-        self.view = video_view(model, contract.frames, contract.shorter_side)
-        self.given = channels_of(self.view)
+        view = video_view(model, contract.frames, contract.shorter_side)
+        self.given = channels_of(view)
+        self._view = _traced_view(view) if self.all_frames else view
         self.activation = inner.get_layer("predictions").activation
         self.endpoints = contract.features
         # Towers have scores of their own beside the averaged ones.
@@ -158,11 +159,12 @@ class _Network:
     def _seen(self, inputs):
         """The view of checked clips."""
         inputs = checked(inputs, fits_view(self.contract, self.all_frames))
-        if not self.all_frames:
-            # Sampled while it is bytes; a long video is never converted whole.
-            frames = self.contract.frames
-            inputs = {k: take_frames(x, frames) for k, x in inputs.items()}
-        return self.view(alone_or_all(inputs))
+        if self.all_frames:
+            return self._view(_float(inputs["clips"]))
+        # Sampled while it is bytes; a long video is never converted whole.
+        frames = self.contract.frames
+        inputs = {k: take_frames(x, frames) for k, x in inputs.items()}
+        return self._view(alone_or_all(inputs))
 
     def _seen_of_files(self, files):
         """The view of checked JPEG files; what it does not hold is not decoded."""
@@ -182,7 +184,7 @@ class _Network:
             ClipView(None, contract.shorter_side, name="frame_view"),
         )
         if self.all_frames:
-            return self.view(seen)
+            return self._view(seen)
         return {"rgb": take_frames(seen, frames)}
 
     def _answer(self, seen):
@@ -205,6 +207,12 @@ class _Network:
 
     def _predictions(self, logits):
         return keras.layers.Activation(self.activation, dtype="float32")(logits)
+
+
+def _traced_view(view):
+    """A view that computes flow as one traced function: its graph is a large one."""
+    spec = tf.TensorSpec((None,) * 4 + (3,), tf.float32, name="clips")
+    return tf.function(view, autograph=False).get_concrete_function(spec)
 
 
 def endpoints_of(network, names=()):
@@ -263,5 +271,5 @@ def _specs(names):
     }
 
 
-def _float(scores):
-    return tf.cast(scores, tf.float32)
+def _float(x):
+    return tf.cast(x, tf.float32)

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import zoo
-from tests.c_api import fields
 from zoo.exports import Contract, export, load_exported, publish, verification
 from zoo.exports import folder as folders
 from zoo.exports import saved_model as exporting
@@ -36,14 +36,27 @@ SIZES = {
     "one pixel": (1, 1, 1, 1, 3),
     "wide": (1, 3, 20, 100, 3),
 }
+ANSWER = {
+    "scores": ("float32", (None, 8)),
+    "logits": ("float32", (None, 8)),
+    "classes": ("int32", (None, 5)),
+    "labels": ("string", (None, 5)),
+    "top_scores": ("float32", (None, 5)),
+}
+VIDEO = (None, None, None, None, 3)
 GOLDEN = {
-    "inputs": {"clips": ("uint8", (None, None, None, None, 3))},
-    "outputs": {
-        "scores": ("float32", (None, 8)),
-        "logits": ("float32", (None, 8)),
-        "classes": ("int32", (None, 5)),
-        "labels": ("string", (None, 5)),
-        "top_scores": ("float32", (None, 5)),
+    "serving_default": {"inputs": {"clips": ("uint8", VIDEO)}, "outputs": ANSWER},
+    "jpeg": {"inputs": {"jpeg": ("string", (None, None))}, "outputs": ANSWER},
+    "raw": {
+        "inputs": {"rgb": ("float32", VIDEO)},
+        "outputs": {
+            "logits": ("float32", (None, 8)),
+            "predictions": ("float32", (None, 8)),
+        },
+    },
+    "features": {
+        "inputs": {"clips": ("uint8", VIDEO)},
+        "outputs": {"pool5": ("float32", (None, 4, None, None, 512))},
     },
 }
 # A process that has TensorFlow, but no zoo and no code of it.
@@ -175,7 +188,7 @@ def check_outputs(got, expected, k=5):
 @pytest.mark.parametrize("loader", ["python", "session"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_fresh_process_without_the_zoo_gives_the_same(fresh, expected, loader, size):
-    got = {name: fresh[f"{loader}/{size}/{name}"] for name in GOLDEN["outputs"]}
+    got = {name: fresh[f"{loader}/{size}/{name}"] for name in ANSWER}
     check_outputs(got, expected[size])
 
 
@@ -234,17 +247,17 @@ def test_export_inside_a_strategy_scope_is_refused(two_replicas, tmp_path):
 # --- what lies in the directory ------------------------------------------------------
 
 
-def test_golden_signature(exported):
+def test_golden_signatures(exported):
     signatures = tf.saved_model.load(str(exported)).signatures
-    assert list(signatures) == ["serving_default"]
-    function = signatures["serving_default"]
-    ends = {
-        "inputs": function.structured_input_signature[1],
-        "outputs": function.structured_outputs,
-    }
     assert {
-        end: {name: (t.dtype.name, tuple(t.shape)) for name, t in tensors.items()}
-        for end, tensors in ends.items()
+        name: {
+            end: {key: (t.dtype.name, tuple(t.shape)) for key, t in tensors.items()}
+            for end, tensors in (
+                ("inputs", function.structured_input_signature[1]),
+                ("outputs", function.structured_outputs),
+            )
+        }
+        for name, function in signatures.items()
     } == GOLDEN
 
 
@@ -276,20 +289,22 @@ def variables(model):
     return video_classifier(model, **SMALL).variables
 
 
-def test_warmup_request_is_one_that_runs(exported, loaded):
+def test_warmup_requests_are_some_that_run(exported, loaded):
+    """Read by the official definitions, as TensorFlow Serving reads them."""
     file = exported / "assets.extra" / "tf_serving_warmup_requests"
-    (record,) = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-    assert len(record) < 200
-    ((number, log),) = fields(record)
-    ((_, request),) = fields(log)
-    (_, spec), (_, inputs) = fields(request)
-    assert number == 6  # PredictionLog.predict_log
-    assert dict(fields(spec)) == {1: b"t_resnet_tiny", 3: b"serving_default"}
-    entry = dict(fields(inputs))
-    assert entry[1] == b"clips"
-    clips = tf.make_ndarray(tensor_pb2.TensorProto.FromString(entry[2]))
-    assert clips.shape == (1, 4, 240, 320, 3) and (clips == 128).all()
-    assert loaded(clips)["scores"].shape == (1, 8)
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    assert max(map(len, records)) < 2000
+    logs = [PredictionLog.FromString(record) for record in records]
+    requests = [log.predict_log.request for log in logs]
+    specs = [(x.model_spec.name, x.model_spec.signature_name) for x in requests]
+    assert specs == [("t_resnet_tiny", "serving_default"), ("t_resnet_tiny", "jpeg")]
+    clips = tf.make_ndarray(requests[0].inputs["clips"])
+    assert clips.shape == (1, 4, 64, 85, 3) and (clips == 128).all()
+    files = tf.make_ndarray(requests[1].inputs["jpeg"])
+    assert files.shape == (1, 4)
+    frame = tf.io.decode_jpeg(files[0, 3]).numpy()
+    assert frame.shape == (64, 85, 3) and (frame == 128).all()
+    np.testing.assert_array_equal(loaded(clips)["scores"], loaded.jpeg(files)["scores"])
 
 
 def test_a_contract_adds_provenance_and_limits(tmp_path):
@@ -408,10 +423,11 @@ def test_the_same_version_twice_at_a_time(tmp_path):
 def test_a_wrong_export_is_not_published(tmp_path, monkeypatch):
     write = exporting.write
 
-    def spoil(folder, module, function, record):
-        module.trained[0].assign_add(tf.ones_like(module.trained[0]))
-        write(folder, module, function, record)
-        module.trained[0].assign_sub(tf.ones_like(module.trained[0]))
+    def spoil(folder, served, record):
+        first = served.module.trained[0]
+        first.assign_add(tf.ones_like(first))
+        write(folder, served, record)
+        first.assign_sub(tf.ones_like(first))
 
     monkeypatch.setattr(exporting, "write", spoil)
     with pytest.raises(VerificationError, match="differ from the model's by"):
@@ -435,25 +451,36 @@ def test_an_export_that_does_not_load_is_not_published(tmp_path, monkeypatch):
 def test_verification_compares_everything():
     logits = np.array([[1.0, 3.0]], "float32")
     expected = {"logits": logits, "scores": logits / 4}
+    compare, consistent = verification.compare, verification.require_consistent
+    assert compare(expected, expected, 1e-5) == 0
+    near = {**expected, "logits": logits + 2e-5}  # accepted: 3e-5, of the largest score
+    assert 1e-5 < compare(expected, near, 1e-5) < 3e-5
+    for key, value, message in [
+        ("logits", logits + 4e-5, "`logits` differ.*serving_default"),
+        ("scores", logits * np.nan, "`scores` differ"),
+    ]:
+        with pytest.raises(VerificationError, match=message):
+            compare(expected, {**expected, key: value}, 1e-5)
+    with pytest.raises(VerificationError, match="not finite"):
+        compare({"logits": logits * np.nan}, expected, 1e-5)
+    maps = {"res4": np.full((1, 2, 2), 100.0)}
+    assert compare(maps, {"res4": maps["res4"] + 9e-4}, 1e-5, "features") > 8e-4
+    with pytest.raises(VerificationError, match="`res4` differ.*features"):
+        compare(maps, {"res4": maps["res4"] + 2e-3}, 1e-5, "features")
+
     good = {
         **expected,
         "classes": np.array([[1]]),
         "labels": np.array([["b"]]),
         "top_scores": np.array([[0.75]], "float32"),
     }
-    assert verification.compare(expected, good, ("a", "b"), 1e-5) == 0
-    near = {**good, "logits": logits + 2e-5}  # accepted: 3e-5, of the largest score
-    assert 1e-5 < verification.compare(expected, near, ("a", "b"), 1e-5) < 3e-5
-    for key, value, message in [
-        ("logits", logits + 4e-5, "`logits` differ"),
-        ("scores", logits * np.nan, "`scores` differ"),
-        ("labels", np.array([["a"]]), "do not belong together"),
-        ("top_scores", good["top_scores"] + 0.1, "do not belong together"),
+    consistent(good, ("a", "b"))
+    for key, value in [
+        ("labels", np.array([["a"]])),
+        ("top_scores", good["top_scores"] + 0.1),
     ]:
-        with pytest.raises(VerificationError, match=message):
-            verification.compare(expected, {**good, key: value}, ("a", "b"), 1e-5)
-    with pytest.raises(VerificationError, match="not finite"):
-        verification.compare({"logits": logits * np.nan}, good, ("a", "b"), 1e-5)
+        with pytest.raises(VerificationError, match="do not belong together"):
+            consistent({**good, key: value}, ("a", "b"))
 
 
 # --- wrong arguments, wrong inputs, wrong folders ------------------------------------
@@ -466,6 +493,7 @@ def test_verification_compares_everything():
         ({"labels": "ab"}, "sequence of names, got the string 'ab'"),
         ({"labels": ["a", ""]}, "names, not empty; got ''"),
         ({"labels": ["a", 3]}, "names, not empty; got 3"),
+        ({"labels": ["a", "b\nc"]}, r"names of one line, got 'b\\nc'"),
         ({"name": "../x"}, "letters, digits and _ . - are accepted, got '../x'"),
         ({"version": 0}, "at least 1, got 0"),
         ({"version": "1"}, "at least 1, got '1'"),

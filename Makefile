@@ -18,7 +18,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 SOURCES := setup.py bazel layers zoo datasets exports tests benchmarks
 
-.PHONY: bazel beam bench clean demo format help lint pairs test venv
+.PHONY: bazel beam bench clean demo format help lint pairs soak test venv
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,10 @@ bench: $(BENCH_STAMP) ## measure speed side by side with other libraries
 
 pairs: $(STAMP) ## train all two-stream networks on moving pairs, three seeds
 	$(BIN)/python benchmarks/experiments/what_moves_where.py
+
+soak: $(STAMP) ## serve under mixed load for a minute; the smoke test, without Docker
+	$(BIN)/python benchmarks/soak.py --minutes 1
+	$(BIN)/python -m tests.try_smoke_test
 
 lint: $(STAMP) ## check style, imports, docstrings and spelling
 	$(BIN)/ruff check $(SOURCES)

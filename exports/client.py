@@ -185,22 +185,24 @@ class ServedModel:
     def __init__(self, client, wanted):
         self.client, self.wanted = client, wanted
 
-    def __call__(self, clips=None, flow=None):
-        """Outputs of `serving_default` for a batch of clips.
+    def __call__(self, clips=None, flow=None, frames=None):
+        """Outputs of `serving_default` for a batch of clips, or of frames.
 
         Args:
             clips: uint8 [B, T, H, W, 3], RGB, any length and size.
             flow: float32 [B, T, H, W, 20], stacks of optical flow in pixels, for a
                 model that sees flow.
+            frames: uint8 [B, T, H, W, 3], RGB, for a detector.
 
         Returns:
             {"scores", "logits": [B, K]; "classes", "labels", "top_scores": [B, k]} as
-            NumPy arrays, labels as str.
+            NumPy arrays, labels as str; of a detector those of
+            `zoo.exports.detector.export_detector`.
 
         Raises:
             ServerError: of its kinds, what the server says.
         """
-        given = {"clips": clips, "flow": flow}
+        given = {"clips": clips, "flow": flow, "frames": frames}
         inputs = {name: x for name, x in given.items() if x is not None}
         return self.predict(inputs)
 

@@ -38,10 +38,9 @@ _MODEL = """\
   }}
 """
 _BATCHING = """\
-# Requests that wait are computed together, up to this many clips. All of them must
-# have the same frames, height and width: the server refuses those put together with
-# others, and one request that is refused takes along those beside it. Only for clients
-# that send clips of one size.
+# Requests that wait are computed together, up to this many clips. If their frames,
+# height and width are not the same, or if the model refuses one, the server refuses
+# them all: only for clients that send clips of one size.
 max_batch_size {{ value: {largest} }}
 batch_timeout_micros {{ value: 20000 }}
 max_enqueued_batches {{ value: 16 }}

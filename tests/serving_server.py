@@ -10,8 +10,8 @@ prints its ports and serves until its standard input is closed. In a process:
 
 gRPC: Predict, GetModelMetadata and GetModelStatus on the official protobufs and stubs.
 REST: predict in rows and in columns, metadata, status. Models, versions, labels and the
-codes of errors are those of `tests.serving_models`. Not here: batching, monitoring,
-classify and regress.
+codes of errors are those of `tests.serving_models`. Not here: batching, classify and
+regress, metrics but one, and a deadline within a session.
 
 Source: tensorflow.org/tfx/serving and tensorflow.org/tfx/serving/api_rest;
 model_servers/ of TensorFlow Serving.

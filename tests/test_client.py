@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.serving_server import serve
 from zoo.exports import client as clients
 from zoo.exports.client import Client, Retry, encode_jpeg
 
+ROOT = Path(__file__).resolve().parents[1]
 KEYS = Path(__file__).with_name("tls")
 UNAVAILABLE, INTERNAL = (
     code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
@@ -65,6 +68,14 @@ def by_grpc(server):
 
 def lengths(model, clips=FILES):
     return model.jpeg(clips)["lengths"]
+
+
+def test_a_client_loads_neither_keras_nor_tensorflow():
+    code = "import sys, zoo.exports.client as c; c.Client('http://localhost:1'); "
+    code += "print({'keras', 'tensorflow'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 # --- answers -------------------------------------------------------------------------

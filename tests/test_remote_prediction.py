@@ -1,5 +1,8 @@
 """`zoo predict --server` against the test server: the answers of `zoo predict`."""
 
+from pathlib import Path
+
+import grpc
 import numpy as np
 import pytest
 
@@ -10,8 +13,9 @@ from tests.test_export import random_clips
 from zoo.__main__ import main
 from zoo.datasets import read_video
 from zoo.exports import export, load_exported
-from zoo.exports.client import Client
+from zoo.exports.client import Client, encode_jpeg
 
+KEYS = Path(__file__).with_name("tls")
 LABELS = ("Fußgänger", "fountain", "sky", "sea")
 
 
@@ -98,6 +102,21 @@ def test_a_long_video_is_answered_in_parts(ask, folder, video):
         assert abs(float(score) - outputs["top_scores"][0, 0]) < 1e-4
 
 
+def test_jpeg_files_by_both_ways(ask, folder, video):
+    code, by_rest, err = ask(video, "--model=colours", "--top=3", by="rest")
+    assert (code, err) == (0, "")
+    assert ask(video, "--model=colours", "--top=3", "--signature=jpeg")[1] == by_rest
+    files = encode_jpeg(read_video(video).frames)
+    outputs = load_exported(folder / "colours").jpeg([files])
+    expected = zip(outputs["top_scores"][0], outputs["labels"][0], strict=True)
+    for line, (score, label) in zip(by_rest.splitlines()[1:], expected, strict=True):
+        shown, name = line.split()
+        assert name == label
+        assert abs(float(shown) - score) < 1e-4
+    parts = ask(video, "--model=colours", "--top=1", "--window=6", by="rest")[1]
+    assert parts.splitlines()[1::2] == ["  frames 0-5", "  frames 6-10"]
+
+
 def test_clients_get_what_exports_give(folder, server):
     clips = random_clips((2, 5, 40, 56, 3))
     here = load_exported(folder / "colours")(clips)
@@ -144,6 +163,18 @@ def test_flags_of_a_server_need_one(capsys, folder, video):
     err = capsys.readouterr().err
     assert "makes no use of" in err
     assert "--take" in err and "--label" in err
+
+
+def test_certificates_by_the_command_line(capsys, folder, video):
+    pair = [(KEYS / f"localhost.{kind}").read_bytes() for kind in ("key", "crt")]
+    credentials = grpc.ssl_server_credentials([tuple(pair)])
+    with serve(folder, credentials=credentials) as server:
+        argv = ["predict", video, "--model=colours", "--top=1"]
+        argv += [f"--server=localhost:{server.grpc_port}"]
+        assert main([*argv, f"--ca={KEYS}/localhost.crt"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 2
+        assert main([*argv, "--ca=system", "--timeout=1"]) == 2
+        assert "UNAVAILABLE" in capsys.readouterr().err
 
 
 def test_nobody_there(capsys, video):

@@ -1,4 +1,4 @@
-"""The `zoo` command: list, info, flow, train, evaluate, predict, track, export, help.
+"""The `zoo` command: list, info, flow, train, evaluate, predict, track, and serving.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.
@@ -292,7 +292,7 @@ def show_help(options, arguments):
         return 0
     print("usage: zoo COMMAND [ARGUMENTS] [--flags]\n")
     for name, entry in COMMANDS.items():
-        print(f"  {f'{name} {entry.arguments}':18} {entry.run.__doc__}")
+        print(f"  {f'{name} {entry.arguments}':20} {entry.run.__doc__}")
     print("\n`zoo COMMAND --help` shows the flags of a command.")
     return 0
 

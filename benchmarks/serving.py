@@ -1,7 +1,7 @@
 """One model served in every way: in this process, SavedModel, C API, gRPC, JPEG files.
 
     python benchmarks/serving.py [--model t_resnet50] [--clips 1] [--pairs 7]
-        [--size 224] [--video 240x320] [--flip] [--first]
+        [--size 224] [--video 240x320] [--flip] [--first] [--folder DIR]
 
 The same clip of 16 frames (smooth pictures, so that JPEG files are as long as those of
 videos) goes in turn to
@@ -18,7 +18,8 @@ printed, and by how much the raw scores differ. One request is sent at a time, s
 clips per second are those of one client.
 
 --first measures instead the first request of fresh servers with and without their
-warm-up file, in three processes each, against their later requests.
+warm-up file, in three processes each, against their later requests. --folder DIR keeps
+the exports, which the next run with the same arguments then finds there.
 
 Source: tensorflow.org/tfx/serving/performance for what to measure.
 """
@@ -155,14 +156,18 @@ def drawn(name):
 
 
 def exports(model, folder, size, flip):
-    """{"plain", "optimized": path}, and the contract of both."""
+    """{"plain", "optimized": path}, those of an earlier run; and the contract of both.
+
+    Each in a folder of its own, of which a server has one.
+    """
     from zoo.exports import Contract, optimized, publish
 
     contract = Contract(frames=FRAMES, shorter_side=size, flip=flip)
-    found = {
-        name: publish(m, folder, contract, name, verify=False)
-        for name, m in ((PLAIN, model), (FOLDED, optimized(model)))
-    }
+    found = {name: folder / name / "model" / "1" for name in (PLAIN, FOLDED)}
+    for name, path in found.items():
+        if not path.exists():
+            served = optimized(model) if name == FOLDED else model
+            publish(served, folder / name, contract, "model", verify=False)
     return found, contract
 
 
@@ -183,7 +188,7 @@ class Ways:
         self.bytes_of_files = sum(map(len, sum(files, [])))
         self.client = Client(address, timeout=600)
         saved = {name: load_exported(path) for name, path in paths.items()}
-        model = self.client.model(FOLDED)
+        model = self.client.model("model")
 
         def keras_call():
             outputs = compiled(tf.constant(clips))
@@ -214,6 +219,7 @@ def measure(calls, pairs):
         call()
     times = {name: [] for name in calls}
     for turn in range(pairs):
+        print(f"turn {turn + 1} of {pairs}", file=sys.stderr)
         order = list(calls) if turn % 2 == 0 else list(calls)[::-1]
         for name in order:
             times[name].append(seconds(calls[name]))
@@ -245,9 +251,9 @@ def in_turn(options, folder):
     clips = smooth_clips(options.clips, *options.video)
     np.save(folder / "clips.npy", clips)
     model = drawn(options.model)
-    paths, contract = exports(model, folder / "models", options.size, options.flip)
+    paths, contract = exports(model, folder, options.size, options.flip)
     with contextlib.ExitStack() as stack:
-        address = stack.enter_context(served(folder / "models"))
+        address = stack.enter_context(served(folder / FOLDED))
         runner = side("c_api", paths[FOLDED], folder / "clips.npy")
         runner = stack.enter_context(runner)
         ways = Ways(model, contract, paths, clips, address)
@@ -282,9 +288,7 @@ def first_requests(options, folder):
     """Prints the first request of fresh servers beside their later ones."""
     clips = smooth_clips(options.clips, *options.video)
     np.save(folder / "clips.npy", clips)
-    paths, _ = exports(
-        drawn(options.model), folder / "models", options.size, options.flip
-    )
+    paths, _ = exports(drawn(options.model), folder, options.size, options.flip)
     for export in (PLAIN, FOLDED):
         for kind in ("warm", "cold"):
             ratios, firsts = [], []
@@ -339,6 +343,7 @@ def main():
     parser.add_argument("--video", type=video, default=(240, 320))
     parser.add_argument("--flip", action="store_true", help="mirror images, too")
     parser.add_argument("--first", action="store_true")
+    parser.add_argument("--folder", help="keeps the exports for the next run")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--export", help=argparse.SUPPRESS)
     parser.add_argument("--request", help=argparse.SUPPRESS)
@@ -346,9 +351,9 @@ def main():
     if options.serve:
         make = SIDES[options.serve]
         return turns.serve(lambda: Timed(make(options.export, options.request)))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         run = first_requests if options.first else in_turn
-        run(options, Path(folder))
+        run(options, Path(options.folder or temporary))
 
 
 SIDES = {

@@ -39,6 +39,8 @@ SERVING = ["tensorflow-serving-api>=2.18"]
 # Runs and writes the files of other formats, to compare them with the model.
 LITERT = ["ai-edge-litert>=2.1"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+# Data inside the package: the models' records, labels, the weights of tiny networks.
+ASSETS = ["assets/*.json", "assets/labels/*.txt", "assets/weights/*/*"]
 # In an environment of its own (make beam): it holds protobuf back.
 BEAM = ["apache-beam>=2.77"]
 
@@ -64,7 +66,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={"zoo": "zoo", **{f"zoo.{name}": name for name in FOLDERS}},
-    package_data={"zoo": ["py.typed"]},
+    package_data={"zoo": ["py.typed", *ASSETS]},
     install_requires=REQUIREMENTS,
     extras_require={
         "beam": BEAM,

@@ -21,6 +21,11 @@ RECORD = "ZOO_RECORD_GOLDEN"
 CASES = {
     "resnet_tiny": ("resnet_tiny", {}),
     "resnet_tiny keras stem": ("resnet_tiny", {"stem": "keras"}),
+    "resnet_tiny torchvision stem": ("resnet_tiny", {"stem": "torchvision"}),
+    "t_resnet_tiny torchvision stem": (
+        "t_resnet_tiny",
+        {"stem": "torchvision", "temporal_scale": 1.0},
+    ),
     "t_resnet_tiny": ("t_resnet_tiny", {"temporal_scale": 1.0}),
     "t_resnet_tiny release": ("t_resnet_tiny", {"unit": "release"}),
     "motion_resnet26_tiny": ("motion_resnet26_tiny", {}),

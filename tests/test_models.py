@@ -287,7 +287,7 @@ def test_two_replicas_train_like_one(name, two_replicas, float64):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_large_models_run(name, quick_weights, memory_returned):
-    smallest = 96 if "resnet" in name or "mulnet" in name else 224
+    smallest = 96 if "resne" in name or "mulnet" in name else 224
     model = trained(zoo.load(name, num_classes=5), size=smallest, clips=2)
     # Not in a graph, which takes longer than all else and is tested in small.
     y = answer(model(given(model, 1, 5, smallest, smallest), training=False))

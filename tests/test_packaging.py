@@ -97,7 +97,11 @@ def test_the_wheel_holds_the_four_folders_and_nothing_else(wheel):
         prefix = "" if folder == "zoo" else "zoo/"
         for path in (ROOT / folder).rglob("*.py"):
             expected.add(prefix + path.relative_to(ROOT).as_posix())
+    for path in (ROOT / "zoo" / "assets").rglob("*"):
+        if path.is_file():
+            expected.add(path.relative_to(ROOT).as_posix())
     assert {name for name in names if name.startswith("zoo/")} >= expected
+    assert "zoo/assets/weights/t_resnet_tiny.synthetic_scenes/weights.json" in names
     extra = {n for n in names if n.endswith(".py")} - expected
     assert not extra, f"the wheel holds {sorted(extra)}"
 

@@ -1,10 +1,15 @@
 """The front door: names, records, registration."""
 
+import dataclasses
+import subprocess
+import sys
+import textwrap
+
 import keras
 import pytest
 
 import zoo
-from zoo import registry
+from zoo import model_index, registry
 
 
 @pytest.fixture
@@ -99,3 +104,49 @@ def test_number_of_classes_is_checked(num_classes):
 def test_scores_instead_of_probabilities():
     model = zoo.load("resnet_tiny", classifier_activation=None)
     assert model.get_layer("predictions").activation is keras.activations.linear
+
+
+def test_the_file_of_records_is_what_the_models_register():
+    """Otherwise `python -m zoo.model_index` writes it anew."""
+    known = {name: info for name, info in registry._INFOS.items()}
+    own = {n for n in known if registry._BUILDERS[n].__module__.startswith("zoo.")}
+    filed = model_index.read()
+    assert set(filed) == own, "run python -m zoo.model_index"
+    for name in own:
+        for field in dataclasses.fields(known[name]):
+            ours, theirs = (getattr(i[name], field.name) for i in (filed, known))
+            assert ours == theirs, f"{name}.{field.name}: python -m zoo.model_index"
+
+
+def test_the_file_is_written_as_it_is_read(tmp_path):
+    model_index.write(model_index.read().values(), tmp_path / "models.json")
+    assert (tmp_path / "models.json").read_bytes() == model_index.PATH.read_bytes()
+
+
+def test_names_and_records_need_neither_keras_nor_tensorflow():
+    code = """
+        import sys
+        import zoo, zoo.__main__
+        assert zoo.info("t_resnet50").endpoints[0] == "conv1"
+        assert zoo.__main__.main(["list", "rfcn*"]) == 0
+        assert zoo.__main__.main(["info", "t_resnet50"]) == 0
+        heavy = {"keras", "tensorflow", "numpy", "h5py", "av", "cv2"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_model_that_is_not_on_file_yet(monkeypatch):
+    """Before a name is called unknown, the models' modules are asked."""
+    infos, modules = dict(registry._INFOS), sys.modules["zoo.models"]
+    info = infos.pop("resnet_tiny")
+    monkeypatch.setattr(registry, "_INFOS", infos)
+    monkeypatch.setattr(model_index, "read", dict)
+    monkeypatch.delitem(sys.modules, "zoo.models")
+
+    def load(name):
+        sys.modules[name] = modules
+        infos["resnet_tiny"] = info
+
+    monkeypatch.setattr(registry.importlib, "import_module", load)
+    assert registry.info("resnet_tiny") is info

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 import zoo
 from tests.test_models import clip, flow, given, trained
+from tests.weight_files import write_legacy_h5
 from zoo.models.resnet import STEMS
-from zoo.weights import adaptation, keras_applications
+from zoo.weights import adaptation, keras_applications, lookup
 from zoo.weights.transfer import Weights, transfer
 
 NAME = "two_stream_resnet26_tiny"
@@ -409,6 +410,28 @@ class TestWarmStart:
         model = zoo.load(NAME, weights=both)
         assert model.get_layer("motion_pool1").padding == STEMS["keras"].pool_padding
 
+    def test_a_released_motion_stream_beside_any_of_colour(self, streams, tmp_path):
+        """Stems that differ in the zero of flow alone are one, that of motion."""
+        motion = zoo.load("motion_resnet26_tiny", num_classes=4, stem="release")
+        model = zoo.load(NAME, weights={**streams, "motion": motion})
+        still = {k: v[:, :1] for k, v in given(model).items()}
+        still["flow"] = np.zeros_like(still["flow"])
+        normalized = keras.Model(
+            model.input, model.get_layer("motion_flow_normalization").output
+        )
+        np.testing.assert_array_equal(normalized(still), -0.5)
+        model.save(tmp_path / "m.keras")
+        again = zoo.load(NAME, weights=tmp_path / "m.keras")
+        assert again.get_layer("motion_flow_normalization").offset == -0.5
+
+    def test_zero_of_flow_is_that_of_the_weights(self, tmp_path):
+        with pytest.raises(ValueError, match="vgg_tiny sees no flow: leave out flow_"):
+            zoo.load("vgg_tiny", flow_offset=-0.5)
+        for name in ("motion_vgg_tiny", "two_stream_vgg_tiny", "fusion_vgg_tiny"):
+            model = zoo.load(name, flow_offset=-0.5)
+            offsets = [x.offset for x in model.layers if hasattr(x, "offset")]
+            assert offsets == [-0.5]
+
     @pytest.mark.parametrize(
         ("name", "weights", "message"),
         [
@@ -439,11 +462,12 @@ class TestWarmStart:
 
 
 @pytest.mark.slow
-def test_imagenet_starts_both_streams(monkeypatch):
+def test_imagenet_starts_both_streams(monkeypatch, tmp_path):
     """weights="imagenet" and "imagenet_tiled", but for the download itself."""
     keras.utils.set_random_seed(1)
     theirs = keras.applications.ResNet50(weights=None, classifier_activation=None)
-    monkeypatch.setitem(keras_applications.NETWORKS, "resnet50", lambda **kw: theirs)
+    path = write_legacy_h5(theirs, tmp_path / "resnet50.h5")
+    monkeypatch.setattr(lookup, "locate", lambda record, explicit: path)
     colour = theirs.get_layer("conv1_conv").get_weights()[0][:, :, ::-1]
     for weights, rule in (("imagenet", "mean"), ("imagenet_tiled", "tiled")):
         model = zoo.load("st_mulnet50", weights=weights, num_classes=4)

@@ -37,13 +37,16 @@ def load(
     """Builds a registered model by name, with or without trained weights.
 
     Args:
-        name: a name of `list_models()`, e.g. "t_resnet50".
-        weights: None for a random start; "imagenet" where `info(name).weights` has
-            it; a path of a `.keras` or `.weights.h5` file or of a folder written by
-            training; or a trained `keras.Model`. Weights of the model's predecessor
-            (`info(name).warm_start`) start it: "resnet50" starts "t_resnet50". For a
-            network of two streams also {"appearance": ..., "motion": ...}, each one
-            of these.
+        name: a name of `list_models()`, e.g. "t_resnet50"; or with the tag of known
+            weights, "st_resnet50.ucf101_split1_release".
+        weights: None for a random start; the tag of known weights, e.g. "imagenet",
+            which are looked for on this machine and then fetched (docs/weights.md);
+            the path of a file of Keras, MatConvNet, Caffe or PyTorch, or of a folder
+            that training, `zoo convert` or `zoo publish` wrote; or a `keras.Model`.
+            Weights of the model's predecessor (`info(name).warm_start`) start it:
+            "resnet50" starts "t_resnet50". For a network of two streams also
+            {"appearance": ..., "motion": ...}, each one of these. Where the name has
+            a tag, only a path, of its file.
         num_classes: size of the classifier; None takes that of the weights, or the
             model's own default. Another size than the weights' gets a new classifier,
             which is said once.
@@ -59,8 +62,10 @@ def load(
         two streams take a dict of both and return a dict, see `zoo.models.towers`.
 
     Raises:
-        ValueError: unknown name, option or weights; weights of another architecture.
-        FileNotFoundError: `weights` names no file.
+        ValueError: unknown name, option or weights; weights of another architecture,
+            damaged ones, or a file with another checksum.
+        FileNotFoundError: `weights` names no file, or known weights are nowhere to be
+            had; the message says where they were looked for.
 
     Source: thesis 7.3.3 for starting a spatiotemporal network from a spatial one, 4.3.5
     and 5.4.1 for starting from two streams.

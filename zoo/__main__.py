@@ -1,4 +1,6 @@
-"""The `zoo` command: list, info, flow, train, evaluate, predict, track, and serving.
+"""The `zoo` command: list, info, flow, train, evaluate, predict, track, help.
+
+Further commands stand in serving_commands.py and weights_commands.py.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.
@@ -10,13 +12,13 @@ import dataclasses
 import os
 import sys
 from logging import INFO
-from pathlib import Path
 
 from absl import logging
 
 from zoo import command_line
 from zoo.command_line import (
     COMMANDS,
+    DATA,
     FLOW,
     FLOW_OR_LAYER,
     MODEL,
@@ -32,24 +34,11 @@ from zoo.command_line import (
     parse,
     refuse,
     require,
+    split,
+    videos_at,
 )
 
 STREAMS = ("appearance", "motion")
-
-
-DATA = {
-    "data": (
-        "string",
-        None,
-        "folder <class>/<video> or in YUP++'s layout, or a list file",
-    ),
-    "train_fraction": (
-        "float",
-        None,
-        "split --data at random into this share for training and the rest for testing",
-    ),
-    "split_seed": ("integer", 1, "number of the random split"),
-}
 
 
 @command("list", "[PATTERN]")
@@ -76,7 +65,12 @@ def info_of(options, arguments):
     """Prints a model's card: inputs, endpoints, size, receptive field, options."""
     import zoo
 
-    print(zoo.info(one("the name of a model", arguments)))
+    info = zoo.info(one("the name of a model", arguments))
+    print(info)
+    from zoo.weights import records
+
+    for record in records.of_model(info.name):
+        print(f"  weights={record.tag!r}: {record.summary}")
     return 0
 
 
@@ -135,7 +129,7 @@ def extract_flow(options, arguments):
     weights=(
         "string",
         None,
-        "start from these: 'imagenet', a file or a model folder; for two streams "
+        "start from these: a tag such as imagenet, a file or a folder; two streams: "
         "appearance=...,motion=...",
     ),
     flow=FLOW,
@@ -156,8 +150,8 @@ def train(options, arguments):
     if detection_commands.is_detector_recipe(recipe):
         return detection_commands.train(recipe, options)
     refuse(options, "classes", of="A classifier")
-    videos, rest = _split(options)
-    validation = _videos(options.validation) if options.validation else rest
+    videos, rest = split(options)
+    validation = videos_at(options.validation) if options.validation else rest
     run = run_training(
         recipe,
         videos,
@@ -198,7 +192,7 @@ def evaluate(options, arguments):
         refuse(options, "flow", "train_fraction", "split_seed", of="A detector")
         return detection_commands.evaluate(options)
     refuse(options, "tracks", "stride", of="A classifier")
-    videos, rest = _split(options)
+    videos, rest = split(options)
     model, record = folder.load(model_folder(options.model))
     model, source = with_flow(model, options.flow, record)
     if options.out:
@@ -282,6 +276,7 @@ def track(options, arguments):
 
 # Here, so that `zoo help` lists their commands in this order.
 import zoo.serving_commands  # noqa: E402, F401
+import zoo.weights_commands  # noqa: E402, F401
 
 
 @command("help", "[COMMAND]")
@@ -329,21 +324,6 @@ def _weights(text):
     if not all(stream in STREAMS and equals for stream, equals, _ in parts):
         return text
     return {stream: value for stream, _, value in parts}
-
-
-def _videos(path):
-    from zoo.datasets import VideoList
-
-    is_list = Path(path).is_file()
-    return VideoList.from_list(path) if is_list else VideoList.from_folder(path)
-
-
-def _split(options):
-    """(training, test) of --data; (everything, None) without --train_fraction."""
-    videos = _videos(options.data)
-    if options.train_fraction is None:
-        return videos, None
-    return videos.split(options.train_fraction, options.split_seed)
 
 
 def _cache(mib):

@@ -35,6 +35,19 @@ SERVER = {
     "ca": ("string", None, "of --server: encrypt; certificates to trust, or system"),
 }
 FLOW_OR_LAYER = (*FLOW[:2], f"{FLOW[2]}; or layer, which is TV-L1 inside the network")
+DATA = {
+    "data": (
+        "string",
+        None,
+        "folder <class>/<video> or in YUP++'s layout, or a list file",
+    ),
+    "train_fraction": (
+        "float",
+        None,
+        "split --data at random into this share for training and the rest for testing",
+    ),
+    "split_seed": ("integer", 1, "number of the random split"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +155,23 @@ def model_folder(path):
         if (model / RECORD).is_file() and not (Path(path) / RECORD).is_file():
             raise Usage(f"{path} is the folder of a training; did you mean {model}?")
     return path
+
+
+def videos_at(path):
+    """The `VideoList` of a folder or of a list file (thesis 7.4, layout)."""
+    from zoo.datasets import VideoList
+
+    is_list = Path(path).is_file()
+    return VideoList.from_list(path) if is_list else VideoList.from_folder(path)
+
+
+def split(options):
+    """(training, test) of --data; (everything, None) without --train_fraction (7.4.2).
+
+    Args:
+        options: flags of a command that has `DATA`.
+    """
+    videos = videos_at(options.data)
+    if options.train_fraction is None:
+        return videos, None
+    return videos.split(options.train_fraction, options.split_seed)

@@ -21,7 +21,8 @@ class ModelInfo:
             of batch normalisation left out.
         multiply_adds: of one clip, in units of 10^9; a FLOP count is twice that.
         receptive_field: {endpoint: (frames, pixels)} in theory; None frames means all.
-        weights: names accepted by `zoo.load(..., weights=)`.
+        weights: names of ImageNet weights for `zoo.load(..., weights=)`; there are
+            others, by name, of single models: `zoo.weights.records`.
         warm_start: the model whose weights start this one, a dict {stream: model} for
             a network of several streams, or None.
         new_layers: wildcards of layers that its predecessor does not have, which
@@ -71,7 +72,7 @@ class ModelInfo:
                 f"{endpoint} {_frames(t)} x {s} pixels"
                 for endpoint, (t, s) in self.receptive_field.items()
             ),
-            "weights": ", ".join(self.weights) or "none published; trains from scratch",
+            "weights": ", ".join(self.weights) or "none of ImageNet",
             "starts from": _predecessors(self.warm_start),
             "classes": self.num_classes,
             "options": ", ".join(f"{k}={v!r}" for k, v in self.options.items()),

@@ -8,6 +8,7 @@ import fnmatch
 import importlib
 import inspect
 import re
+import sys
 
 from zoo.model_info import ModelInfo
 
@@ -73,8 +74,16 @@ def list_models(pattern="*"):
 
     Source: the thesis' systems, chapter by chapter; see `info`.
     """
-    importlib.import_module("zoo.models")  # registers the zoo's own
-    return sorted(fnmatch.filter(_BUILDERS, pattern), key=_natural)
+    return sorted(fnmatch.filter(_known(), pattern), key=_natural)
+
+
+def _known():
+    """{name: ModelInfo}, of the zoo's own models from a file until they are loaded."""
+    if "zoo.models" in sys.modules:
+        return _INFOS
+    from zoo import model_index
+
+    return {**model_index.read(), **_INFOS}
 
 
 def _natural(name):
@@ -89,8 +98,10 @@ def info(name):
 
     Source: the thesis section it names.
     """
-    _require(name)
-    return _INFOS[name]
+    if name not in _known():
+        importlib.import_module("zoo.models")
+        _require(name)
+    return _known()[name]
 
 
 def build(name, **arguments):
@@ -101,6 +112,7 @@ def build(name, **arguments):
 
     Source: the thesis section of the model.
     """
+    importlib.import_module("zoo.models")  # registers the zoo's own
     options = info(name).options
     unknown = sorted(set(arguments) - set(options) - set(_COMMON))
     if unknown:

@@ -16,7 +16,6 @@ from zoo import layers
 from zoo.models.classifier import require_classes
 from zoo.models.detector import deltas_of
 from zoo.models.resnet import require
-from zoo.models.resnext import dilated_resnext
 from zoo.models.rfcn import ENDPOINTS as RFCN_ENDPOINTS
 from zoo.models.rfcn import FACTS as RFCN_FACTS
 from zoo.models.rfcn import (
@@ -155,14 +154,6 @@ def detect_track(
     return finished(name, inputs, outputs, frozen)
 
 
-# In theory, as of ResNets: (frames, pixels).
-RESNEXT_FIELDS = {
-    "res2": (1, 35),
-    "res3": (1, 91),
-    "res4": (1, 811),
-    "res5": (1, 1003),
-    "conv_new_1": (1, 1195),
-}
 FACTS = {
     **RFCN_FACTS,
     "architecture": detect_track,
@@ -215,14 +206,15 @@ def detect_track_resnet101(num_classes=30, classifier_activation="softmax", **op
 @register(
     parameters=62_169_326,
     multiply_adds=338.4,
-    receptive_field=RESNEXT_FIELDS,
+    receptive_field=RECEPTIVE_FIELDS["resnext101"],
+    warm_start="rfcn_resnext101",
     **FACTS,
 )
 def detect_track_resnext101(num_classes=30, classifier_activation="softmax", **options):
     """Detect & Track on ResNeXt-101 32x4d (thesis Table 8.1)."""
     return detect_track(
         "detect_track_resnext101",
-        dilated_resnext,
+        TRUNKS["resnext101"],
         num_classes,
         classifier_activation,
         HEADS["full"],

@@ -97,6 +97,7 @@ def fusion(
     variant="thesis",
     stream_weights=(1.0, 1.0),
     dropout=0.85,
+    flow_offset=0.0,
 ):
     """The network of section 3.3.
 
@@ -116,6 +117,7 @@ def fusion(
         variant: of the fusion convolution, a key of `VARIANTS`.
         stream_weights: of appearance and motion in the average of their scores.
         dropout: after fc6 and fc7, in training.
+        flow_offset: see `inputs.normalized`.
 
     Raises:
         ValueError: an unknown method, pooling, variant or endpoint, layers that
@@ -142,7 +144,7 @@ def fusion(
     if method == "bilinear":  # its descriptor is classified: no pool5, fc6, fc7
         plan = plans["appearance"]
         plans["appearance"] = [*up_to(points[-1][0], plan), plan[-1]]
-    motion = run(inputs["flow"], plans["motion"], "motion")
+    motion = run(inputs["flow"], plans["motion"], "motion", flow_offset=flow_offset)
     fuse = partial(METHODS[method], VARIANTS[variant], pad=nets[0] != nets[1])
     signals = {a: motion[m] for a, m in points}
     appearance = run(inputs["rgb"], plans["appearance"], "appearance", signals, fuse)
@@ -152,17 +154,18 @@ def fusion(
     return towers(name, inputs, scores, classifier_activation, stream_weights)
 
 
-def run(x, plan, stream, signals=None, fuse=None):
+def run(x, plan, stream, signals=None, fuse=None, flow_offset=0.0):
     """Applies a tower's steps: {endpoint: map}, fused where a signal comes in.
 
     Args:
         x: the input. plan: its `vgg.Step`s. stream: "appearance" or "motion".
         signals: {endpoint: map of the other tower}. fuse: makes the fusion layer.
+        flow_offset: see `inputs.normalized`.
 
     Source: thesis 3.3.2, Fig. 3.1.
     """
     prefix, maps = f"{stream}_", {}
-    x = normalized(x, vgg.MEAN, prefix)
+    x = normalized(x, vgg.MEAN, prefix, flow_offset)
     for step in plan:
         x = vgg.apply(x, step, prefix)
         if signals and step.endpoint in signals:

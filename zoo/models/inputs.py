@@ -30,16 +30,22 @@ def video_input(kind):
     return keras.Input((None, None, None, CHANNELS[kind]), name=kind)
 
 
-def normalized(x, mean, prefix=""):
+# Flow stored in 8 bits has zero motion at 127.5, from which the release subtracts 128.
+RELEASED_OFFSET = -0.5
+
+
+def normalized(x, mean, prefix="", flow_offset=0.0):
     """RGB less its mean colour, or flow clipped and scaled to the same range.
 
     Args:
         x: an input tensor of `video_input`.
         mean: of R, G, B in 0-255; flow has none.
         prefix: of the layer's name, "appearance_" or "motion_" in two-stream networks.
+        flow_offset: what zero motion becomes, `RELEASED_OFFSET` for released weights.
 
     Source: thesis 3.3.5.
     """
     if x.shape[-1] == CHANNELS["rgb"]:
         return layers.RGBNormalization(mean, name=f"{prefix}rgb_normalization")(x)
-    return layers.FlowNormalization(name=f"{prefix}flow_normalization")(x)
+    name = f"{prefix}flow_normalization"
+    return layers.FlowNormalization(offset=flow_offset, name=name)(x)

@@ -18,24 +18,37 @@ import keras
 
 from zoo import layers
 from zoo.models.classifier import average_scores, predict, score_map
-from zoo.models.inputs import DESCRIPTIONS, normalized, video_input
+from zoo.models.inputs import (
+    DESCRIPTIONS,
+    RELEASED_OFFSET,
+    normalized,
+    video_input,
+)
 from zoo.registry import register
 
 
 class Stem(NamedTuple):
-    """What differs between releases of the same trunk: mean colour and pool1.
+    """What differs between releases of a trunk: mean, pool1, strides, zero flow.
 
     Source: He et al. 2015 in their Caffe release (caffe); keras.applications, ported
-    by Keras' authors in 2017 (keras).
+    by Keras' authors in 2017 (keras); torchvision (Marcel and Rodriguez 2010), whose
+    deviations are folded into conv1 when weights are imported (torchvision); the
+    thesis' own code (release).
     """
 
     mean: tuple  # of R, G, B in 0-255
     pool_padding: tuple  # (before, after) rows and columns
+    stride_on: str = "1x1"  # the convolution that halves a stage, or "3x3" ("v1.5")
+    flow_offset: float = 0.0  # what zero motion becomes
 
 
 STEMS = {
     "caffe": Stem((123.1516, 115.9029, 103.0626), (0, 1)),
     "keras": Stem((123.68, 116.779, 103.939), (1, 1)),
+    "torchvision": Stem((123.675, 116.28, 103.53), (1, 1), "3x3"),
+    "release": Stem(
+        (123.1516, 115.9029, 103.0626), (0, 1), flow_offset=RELEASED_OFFSET
+    ),
 }
 
 
@@ -73,16 +86,21 @@ class Unit(NamedTuple):
     index: int  # place in its stage, from 0
     last: bool  # of its stage
     width: int  # channels inside the unit; it returns 4 times as many
-    strides: int  # of its first 1x1 convolution and of its projection
+    strides: int  # of its projection, and of one convolution before it
     sub_batch: int | None = None  # clips per group of batch normalisation
     prefix: str = ""  # of layer names: "appearance_" or "motion_"
     taps: int = 1  # frames that its 1x1 convolutions span, 3 where inflated (eq. 4.5)
     dilation: int = 1  # of its 3x3 convolution, 2 in detectors (8.3.2)
+    stride_on: str = "1x1"  # which convolution has its strides, see `Stem`
 
     @property
     def endpoint(self):
         """Name of its output: res4b, and res4 for the last of the stage."""
         return f"{self.prefix}res{self.name[0] if self.last else self.name}"
+
+    def strides_of(self, kernel):
+        """Strides of its "1x1" or "3x3" convolution (He et al. 2015, releases)."""
+        return self.strides if kernel == self.stride_on else 1
 
 
 def unit_names(stage, net):
@@ -96,13 +114,14 @@ def unit_names(stage, net):
     return list("abcdef"[:count])
 
 
-def units(stage, net, sub_batch=None, prefix=""):
+def units(stage, net, sub_batch=None, prefix="", stem="caffe"):
     """The residual units of a stage in order (thesis Table 5.1).
 
     Args:
         stage: 2 to 5. net: a `Net`.
         sub_batch: clips per group of batch normalisation.
         prefix: of the names of their layers.
+        stem: a key of `STEMS`, which says where strides are.
     """
     names = unit_names(stage, net)
     width = net.width * 2 ** (stage - 2)
@@ -115,6 +134,7 @@ def units(stage, net, sub_batch=None, prefix=""):
             strides=2 if stage > 2 and index == 0 else 1,
             sub_batch=sub_batch,
             prefix=prefix,
+            stride_on=STEMS[stem].stride_on,
         )
         for index, letter in enumerate(names)
     ]
@@ -166,8 +186,8 @@ def spatial_aggregation(x, shortcut, unit):
     Returns:
         The input of W3, and the shortcut with the same frames.
     """
-    x = mapping(unit, "2a", unit.width, unit.strides)(x)
-    x = conv_norm(unit, "2b", unit.width, 3)(x)
+    x = mapping(unit, "2a", unit.width, unit.strides_of("1x1"))(x)
+    x = conv_norm(unit, "2b", unit.width, 3, unit.strides_of("3x3"))(x)
     return x, shortcut
 
 
@@ -210,8 +230,7 @@ def conv1_pool1(x, net, stem="caffe", sub_batch=None, prefix=""):
     Source: He et al. 2015, Table 1; thesis Table 5.1.
     """
     require("stem", stem, STEMS)
-    mean, pool_padding = STEMS[stem]
-    x = normalized(x, mean, prefix)
+    x = normalized(x, STEMS[stem].mean, prefix, STEMS[stem].flow_offset)
     x = layers.ConvNorm(
         net.width,
         7,
@@ -221,7 +240,10 @@ def conv1_pool1(x, net, stem="caffe", sub_batch=None, prefix=""):
         norm_name=f"{prefix}bn_conv1",
         name=f"{prefix}conv1",
     )(x)  # 112
-    return layers.SpatialMaxPooling(3, 2, pool_padding, name=f"{prefix}pool1")(x)  # 56
+    pool1 = layers.SpatialMaxPooling(
+        3, 2, STEMS[stem].pool_padding, name=f"{prefix}pool1"
+    )
+    return pool1(x)  # 56
 
 
 def trunk(x, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregation):
@@ -240,7 +262,7 @@ def trunk(x, net, stem="caffe", sub_batch=None, aggregation=spatial_aggregation)
     """
     x = conv1_pool1(x, net, stem, sub_batch)
     for stage in (2, 3, 4, 5):  # 56, 28, 14, 7
-        for unit in units(stage, net, sub_batch):
+        for unit in units(stage, net, sub_batch, stem=stem):
             x = residual_unit(x, unit, aggregation)
     return x
 
@@ -293,7 +315,8 @@ def resnet(
         kind: what it sees, "rgb" (appearance stream) or "flow" (motion stream).
         dropout: share of the features dropped before the classifier in training, 0.8
             in the thesis' motion streams.
-        stem: "caffe" (He's release) or "keras" (keras.applications), see `STEMS`.
+        stem: whose release the trunk follows, "caffe" (He et al.), "keras"
+            (keras.applications) or "torchvision", see `STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
 
     Raises:

@@ -23,6 +23,8 @@ from zoo.models.detector import Detector, average_bins, deltas_of
 from zoo.models.inputs import DESCRIPTIONS, video_input
 from zoo.models.resnet import NETS, conv1_pool1, require, residual_unit, units
 from zoo.models.resnet import RECEPTIVE_FIELDS as RESNET_FIELDS
+from zoo.models.resnext import RECEPTIVE_FIELDS as RESNEXT_FIELDS
+from zoo.models.resnext import dilated_resnext
 from zoo.registry import register
 
 STRIDE = 16  # pixels between positions of conv5
@@ -100,7 +102,7 @@ def dilated_resnet(net, x, stem="caffe", variant="thesis"):
     maps = {}
     x = conv1_pool1(x, net, stem)  # 152 x 252
     for stage in (2, 3, 4, 5):  # 152 x 252, 76 x 126, 38 x 63, 38 x 63
-        for unit in units(stage, net):
+        for unit in units(stage, net, stem=stem):
             if stage == 5:
                 unit = unit._replace(strides=1, dilation=2)
             x = residual_unit(x, unit)
@@ -108,7 +110,10 @@ def dilated_resnet(net, x, stem="caffe", variant="thesis"):
     return maps
 
 
-TRUNKS = {name: functools.partial(dilated_resnet, net) for name, net in NETS.items()}
+TRUNKS = {
+    **{name: functools.partial(dilated_resnet, net) for name, net in NETS.items()},
+    "resnext101": dilated_resnext,
+}
 
 
 def new_convolution(filters, kernel_size, name, dilation=1, activation=None):
@@ -257,7 +262,8 @@ def rfcn(
         num_classes: C, background not counted.
         classifier_activation: "softmax", of the pooled scores of a box.
         heads: the `Heads`.
-        stem: "caffe" (He's release) or "keras" (keras.applications).
+        stem: "caffe" (He's release), "keras" (keras.applications) or "torchvision";
+            ResNeXt has the first alone.
         variant: "thesis" or "release", see `VARIANTS`.
         proposals: R, boxes that the RPN keeps per frame.
         frozen: batch normalisation, conv1 and conv2 keep their weights in training,
@@ -306,7 +312,7 @@ def finished(name, inputs, outputs, frozen):
 # In theory, of units at the end of a stage and of conv_new_1: (frames, pixels).
 RECEPTIVE_FIELDS = {
     name: {**fields, "conv_new_1": (1, fields["res5"][1] + 192)}
-    for name, fields in RESNET_FIELDS.items()
+    for name, fields in {**RESNET_FIELDS, "resnext101": RESNEXT_FIELDS}.items()
 }
 ENDPOINTS = (
     "conv1", "res2", "res3", "res4", "res5", "rpn_conv", "rpn_cls", "rpn_bbox",
@@ -357,6 +363,25 @@ def rfcn_resnet101(num_classes=30, classifier_activation="softmax", **options):
     return rfcn(
         "rfcn_resnet101",
         TRUNKS["101"],
+        num_classes,
+        classifier_activation,
+        HEADS["full"],
+        **options,
+    )
+
+
+@register(
+    parameters=61_922_366,
+    multiply_adds=168.9,
+    receptive_field=RECEPTIVE_FIELDS["resnext101"],
+    warm_start="resnext101",
+    **FACTS,
+)
+def rfcn_resnext101(num_classes=30, classifier_activation="softmax", **options):
+    """R-FCN on ResNeXt-101 32x4d, on every frame (thesis Table 8.1)."""
+    return rfcn(
+        "rfcn_resnext101",
+        TRUNKS["resnext101"],
         num_classes,
         classifier_activation,
         HEADS["full"],

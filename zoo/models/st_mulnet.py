@@ -248,7 +248,7 @@ def st_mulnet(
             convolutions in units 2b and 5b only.
         dropout: before the classifier of the motion stream, in training; 0.8 in 5.4.1.
         stream_weights: of appearance and motion in the average of their scores.
-        stem: "caffe" or "keras", see `resnet.STEMS`.
+        stem: "caffe", "keras" or "torchvision", see `resnet.STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
 
     Raises:

@@ -97,7 +97,7 @@ def st_resnet(
             pool5 as in Fig. 4.3 and the release; "pool5" puts it after pool5, as the
             text of 4.3.5 has it. Both need 5 chunks at least.
         stream_weights: of appearance and motion in the average of their scores.
-        stem: "caffe" or "keras", see `resnet.STEMS`.
+        stem: "caffe", "keras" or "torchvision", see `resnet.STEMS`.
         sub_batch: clips per group of batch normalisation, 4 in Table 4.2; None for
             the whole batch.
 

@@ -47,9 +47,10 @@ def thesis_unit(x, shortcut, unit, scale, padding):
         scale: initial value of S_l.
         padding: of the temporal convolution, "same" or "valid".
     """
-    a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
-    s = conv_norm(unit, "2b", unit.width, 3)(a)
-    x_t = keras.layers.ReLU()(temporal_conv(unit, padding, "he_normal")(a))
+    a = conv_norm(unit, "2a", unit.width, 1, unit.strides_of("1x1"))(x)
+    s = conv_norm(unit, "2b", unit.width, 3, unit.strides_of("3x3"))(a)
+    x_t = temporal_conv(unit, padding, "he_normal")(at_positions_of_w2(a, unit))
+    x_t = keras.layers.ReLU()(x_t)
     x_t = affine_scale(unit, scale)(x_t)
     s, shortcut = keep_centre(padding, s, shortcut)
     return keras.layers.Add(name=f"{temporal_name(unit)}_sum")([s, x_t]), shortcut
@@ -61,10 +62,12 @@ def release_unit(x, shortcut, unit, scale, padding):
     With a = f(W1 x_l): f(BN(W2 a + S_l (W_t f(BN(a)) + b))). Arguments as those of
     `thesis_unit`, and eq. 7.6 is the one it departs from.
     """
-    a = conv_norm(unit, "2a", unit.width, 1, unit.strides)(x)
+    a = conv_norm(unit, "2a", unit.width, 1, unit.strides_of("1x1"))(x)
     names = branch_names(unit, "2b")
-    s = layers.SpatialConv(unit.width, 3, name=names["name"])(a)
-    x_t = norm_relu(a, f"{temporal_name(unit)}_bn", unit)
+    strides = unit.strides_of("3x3")
+    s = layers.SpatialConv(unit.width, 3, strides, name=names["name"])(a)
+    x_t = at_positions_of_w2(a, unit)
+    x_t = norm_relu(x_t, f"{temporal_name(unit)}_bn", unit)
     small = keras.initializers.RandomNormal(stddev=0.01)
     x_t = affine_scale(unit, scale)(temporal_conv(unit, padding, small)(x_t))
     s, shortcut = keep_centre(padding, s, shortcut)
@@ -78,6 +81,18 @@ UNITS = {"thesis": thesis_unit, "release": release_unit}
 def temporal_name(unit):
     """Name of the temporal layers, as in the release (thesis 7.3.1)."""
     return f"{unit.prefix}conv_time_res{unit.name}_branch2b"
+
+
+def at_positions_of_w2(x, unit):
+    """The positions at which W2 looks, where W2 has the strides of the stage.
+
+    The release has them on W1, and W_t sees what W2 sees (thesis eq. 7.5).
+    """
+    strides = unit.strides_of("3x3")
+    if strides == 1:
+        return x
+    name = f"{temporal_name(unit)}_positions"
+    return layers.SpatialMaxPooling(1, strides, name=name)(x)
 
 
 def norm_relu(x, name, unit):
@@ -134,7 +149,7 @@ def t_resnet(
         temporal_padding: "same", or "valid" (2.4 % worse in 7.3.2), which takes two
             frames per spatiotemporal unit: 17 frames at least for 50 layers.
         temporal_pooling: "max" (eq. 7.7) or "average" (2 % worse in 7.3.2).
-        stem: "caffe" or "keras", see `resnet.STEMS`.
+        stem: "caffe", "keras" or "torchvision", see `resnet.STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
 
     Raises:

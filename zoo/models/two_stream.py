@@ -45,7 +45,7 @@ def two_trunks(inputs, nets, stage, stem="caffe", sub_batch=None):
     )
     for number in (2, 3, 4, 5):
         of_stage = [
-            units(number, net, sub_batch, f"{stream}_")
+            units(number, net, sub_batch, f"{stream}_", stem)
             for stream, net in zip(STREAMS, nets, strict=True)
         ]
         a, m = stage(a, m, *of_stage)
@@ -92,7 +92,7 @@ def two_stream_resnet(
         num_classes, classifier_activation: of the classifiers.
         stream_weights: of appearance and motion in the average, (1, 3) on HMDB51.
         dropout: before the classifier of the motion stream, in training.
-        stem: "caffe" or "keras", see `resnet.STEMS`.
+        stem: "caffe", "keras" or "torchvision", see `resnet.STEMS`.
         sub_batch: clips per group of batch normalisation, None for the whole batch.
 
     Raises:
@@ -115,6 +115,7 @@ def two_stream_vgg(
     *,
     stream_weights=(1.0, 1.0),
     dropout=0.85,
+    flow_offset=0.0,
 ):
     """Two VGGs and the average of their scores.
 
@@ -123,6 +124,7 @@ def two_stream_vgg(
         num_classes, classifier_activation: of the classifiers.
         stream_weights: of appearance and motion in the average, (1, 3) on HMDB51.
         dropout: after fc6 and fc7 of both streams, in training.
+        flow_offset: see `inputs.normalized`.
 
     Raises:
         ValueError: weights that are not two positive numbers.
@@ -132,7 +134,7 @@ def two_stream_vgg(
     inputs, found = two_inputs(), {}
     for (stream, kind), net in zip(STREAMS.items(), nets, strict=True):
         prefix = f"{stream}_"
-        x = normalized(inputs[kind], vgg.MEAN, prefix)
+        x = normalized(inputs[kind], vgg.MEAN, prefix, flow_offset)
         for step in vgg.steps(net, num_classes, dropout, vgg.without_in(kind), prefix):
             x = vgg.apply(x, step, prefix)
         found[stream] = x

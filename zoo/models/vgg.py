@@ -183,7 +183,16 @@ def apply(x, step, prefix=""):
     return x if step.layer.name == name else keras.layers.Identity(name=name)(x)
 
 
-def vgg(name, net, num_classes, classifier_activation, kind, *, dropout=0.85):
+def vgg(
+    name,
+    net,
+    num_classes,
+    classifier_activation,
+    kind,
+    *,
+    dropout=0.85,
+    flow_offset=0.0,
+):
     """The frame-wise network, scores averaged over frames and positions.
 
     Args:
@@ -192,11 +201,17 @@ def vgg(name, net, num_classes, classifier_activation, kind, *, dropout=0.85):
         kind: what it sees, "rgb" (appearance stream) or "flow" (motion stream).
         dropout: share of fc6 and fc7 dropped in training; 0.85 in 3.3.5, and 0.9 in
             the released motion streams.
+        flow_offset: of motion streams, see `inputs.normalized`.
+
+    Raises:
+        ValueError: an offset of flow for a network that sees colour.
 
     Source: thesis Tables 2.1 and 3.3.
     """
     inputs = video_input(kind)
-    x = normalized(inputs, MEAN)
+    if kind == "rgb" and flow_offset:
+        raise ValueError(f"{name} sees no flow: leave out flow_offset={flow_offset!r}.")
+    x = normalized(inputs, MEAN, flow_offset=flow_offset)
     for step in steps(net, num_classes, dropout, without_in(kind)):
         x = apply(x, step)
     outputs = predict(average_scores(x), classifier_activation)

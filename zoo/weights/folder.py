@@ -10,6 +10,9 @@ from pathlib import Path
 
 from zoo import registry
 from zoo.files import replacing
+from zoo.weights import hdf5
+from zoo.weights.fetching import MAX_TEXT, SUMS, ChecksumError, digest, read_sums
+from zoo.weights.kinds import check_size
 
 FORMAT = 1
 RECORD, WEIGHTS = "model.json", "model.weights.h5"
@@ -76,11 +79,13 @@ def load(folder):
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
+        ChecksumError: it was published, and a file is not what it was.
         ValueError: a record of another format, or weights that do not fit it.
 
     Source: the format is ours.
     """
     record = load_record(folder)
+    verify(folder)
     model = registry.build(
         record.name,
         num_classes=record.num_classes,
@@ -111,13 +116,43 @@ def load_record(folder):
             f"{folder} is no model folder: it has no {RECORD}. Give the folder that "
             "training wrote."
         )
+    check_size(path, MAX_TEXT)
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text("utf-8"))
         if fields.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         return ModelRecord(**fields)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a readable model record: {error}.") from error
+
+
+def verify(folder, *files):
+    """Holds a folder to its SHA256SUMS, which published ones have.
+
+    Args:
+        folder: of a model. files: names of those to check, all by default.
+
+    Raises:
+        ChecksumError: a file is missing or is not the one that was published.
+
+    Source: FIPS 180-4; the format is that of sha256sum(1).
+    """
+    folder = Path(folder)
+    if not (folder / SUMS).is_file():
+        return
+    sums = read_sums(folder)
+    for file in files or dict.fromkeys((*sums, RECORD, WEIGHTS)):
+        if file not in sums or not (folder / file).is_file():
+            missing = "is missing" if file in sums else f"is not in {SUMS}"
+            raise ChecksumError(
+                f"{folder} is incomplete: {file} {missing}. Copy the folder again."
+            )
+        found = digest(folder / file).partition(":")[2]
+        if found != sums[file]:
+            raise ChecksumError(
+                f"{folder / file} is not the file that was published: its SHA-256 is "
+                f"{found}, {SUMS} has {sums[file]}. Copy the folder again."
+            )
 
 
 def load_weights(model, path):
@@ -129,6 +164,7 @@ def load_weights(model, path):
     Source: the file format is Keras'.
     """
     try:
+        hdf5.check(path)
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

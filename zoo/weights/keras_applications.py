@@ -10,57 +10,33 @@ become convolutions over the same features in the same order.
 Source: He et al. 2015; Simonyan and Zisserman 2014b; keras.applications.
 """
 
-import keras
 import numpy as np
 
 from zoo.models.resnet import NETS, unit_names
 from zoo.models.vgg import VGGS
+from zoo.weights.hdf5 import read_legacy_h5
 from zoo.weights.transfer import Weights
 
 STEM = {"stem": "keras"}
 EPSILON = 1.001e-5 - 1e-5  # theirs minus ours
-
-NETWORKS = {
-    "resnet50": keras.applications.ResNet50,
-    "resnet101": keras.applications.ResNet101,
-    "resnet152": keras.applications.ResNet152,
-    "vgg16": keras.applications.VGG16,
-}
+NETWORKS = ("resnet50", "resnet101", "resnet152", "vgg16")
 
 
-def imagenet(name, weights="imagenet"):
-    """Trained weights of one of the networks, downloaded or from a file.
+def read(path, name):
+    """The weights in a file of keras.applications, under the names of the zoo.
 
     Args:
-        name: "resnet50", "resnet101", "resnet152" or "vgg16".
-        weights: "imagenet" downloads once into Keras' cache, whose checksum Keras
-            verifies; or the path of that `.h5` file.
+        path: of the `.h5` file with the classifier. name: one of `NETWORKS`.
 
     Returns:
-        A `Weights` of 1000 classes; those of ResNets were trained with stem="keras".
+        A `Weights`; those of ResNets were trained with stem="keras".
 
     Raises:
-        ConnectionError: the download failed; the message says what to do offline.
-        ValueError: the file holds no such weights.
+        ValueError: the file holds no such weights. FileNotFoundError: no such file.
 
     Source: keras.applications.
     """
-    try:
-        application = NETWORKS[name](weights=weights, classifier_activation=None)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{weights} holds no weights of keras.applications' {name} with 1000 "
-            f"classes: {str(error).splitlines()[0]}"
-        ) from error
-    except Exception as error:
-        if "fetch failure" not in str(error):
-            raise
-        raise ConnectionError(
-            f"The ImageNet weights of {name} could not be downloaded ({error}). "
-            f"Fetch the file elsewhere and pass its path: zoo.load({name!r}, "
-            "weights='…_weights_tf_dim_ordering_tf_kernels.h5')."
-        ) from error
-    return convert(application)
+    return _named(read_legacy_h5(path), name, str(path))
 
 
 def convert(application):
@@ -74,45 +50,80 @@ def convert(application):
 
     Source: keras.applications.
     """
-    vgg = application.name.startswith("vgg")
-    layers = _vgg16(application) if vgg else _resnet(application)
-    options = {} if vgg else STEM
-    return Weights(f"keras.applications {application.name}", layers, options)
+    layers = {x.name: x.get_weights() for x in application.layers if x.weights}
+    origin = f"keras.applications {application.name}"
+    return _named(layers, application.name, origin)
 
 
-def _vgg16(application):
-    net, layers = VGGS["16"], {}
+def _named(theirs, name, origin):
+    rules = _vgg16() if name.startswith("vgg") else _resnet(name)
+    wanted = {source for sources, _ in rules.values() for source in sources}
+    odd = sorted(wanted ^ set(theirs))
+    if odd:
+        here = [layer for layer in odd if layer in theirs]
+        what = f"has {here[0]}" if here else f"lacks {odd[0]}"
+        raise ValueError(
+            f"{origin} holds no weights of keras.applications' {name} with its "
+            f"classifier: it {what}, one of {len(odd)} layers that differ. Give the "
+            "file of the same network, not one whose name ends in notop.h5."
+        )
+    layers = {}
+    for ours, (sources, rule) in rules.items():
+        layers[ours] = rule(*(theirs[source] for source in sources))
+    return Weights(origin, layers, {} if name.startswith("vgg") else STEM)
+
+
+# --- rules: {our layer: (their layers, function of their arrays)} --------------------
+
+
+def _vgg16():
+    net = VGGS["16"]
+    rules = {}
     for conv in net.convs:
         stage, number = conv.name.split("_")
-        layers[f"conv{conv.name}"] = application.get_layer(
-            f"block{stage}_conv{number}"
-        ).get_weights()
-    first = layers["conv1_1"]
-    layers["conv1_1"] = [first[0][:, :, ::-1], first[1]]  # takes BGR; ours takes RGB
+        rules[f"conv{conv.name}"] = (f"block{stage}_conv{number}",), _as_it_is
+    rules["conv1_1"] = rules["conv1_1"][0], _of_rgb
     size, filters = net.fc6
-    kernel, bias = application.get_layer("fc1").get_weights()
-    layers["fc6"] = [kernel.reshape(size, size, -1, filters), bias]
-    kernel, bias = application.get_layer("fc2").get_weights()
-    layers["fc7"] = [kernel[None, None], bias]
-    layers["fc8"] = application.get_layer("predictions").get_weights()
-    return layers
+
+    def fc6(arrays):
+        return [arrays[0].reshape(size, size, -1, filters), arrays[1]]
+
+    rules["fc6"] = ("fc1",), fc6
+    rules["fc7"] = ("fc2",), lambda arrays: [arrays[0][None, None], arrays[1]]
+    rules["fc8"] = ("predictions",), _as_it_is
+    return rules
 
 
-def _resnet(application):
-    depth = application.name.removeprefix("resnet")
-    layers = {}
-    for ours, theirs in _names(NETS[depth]):
-        kernel, bias = application.get_layer(f"{theirs}_conv").get_weights()
-        gamma, beta, mean, variance = application.get_layer(
-            f"{theirs}_bn"
-        ).get_weights()
-        if ours == "conv1":
-            kernel = kernel[:, :, ::-1]  # takes BGR; ours takes RGB
+def _resnet(name):
+    rules = {}
+    for ours, theirs in _names(NETS[name.removeprefix("resnet")]):
         conv, norm = _layer_names(ours)
-        layers[conv] = [kernel]
-        layers[norm] = [gamma, beta, mean - bias, variance + np.float32(EPSILON)]
-    layers["fc"] = application.get_layer("predictions").get_weights()
-    return layers
+        kernel = _kernel_of_rgb if ours == "conv1" else _kernel
+        rules[conv] = (f"{theirs}_conv",), kernel
+        rules[norm] = (f"{theirs}_bn", f"{theirs}_conv"), _norm
+    rules["fc"] = ("predictions",), _as_it_is
+    return rules
+
+
+def _as_it_is(arrays):
+    return list(arrays)
+
+
+def _of_rgb(arrays):
+    return [arrays[0][:, :, ::-1], *arrays[1:]]  # takes BGR; ours takes RGB
+
+
+def _kernel(arrays):
+    return [arrays[0]]
+
+
+def _kernel_of_rgb(arrays):
+    return [arrays[0][:, :, ::-1]]
+
+
+def _norm(arrays, conv):
+    gamma, beta, mean, variance = arrays
+    return [gamma, beta, mean - conv[1], variance + np.float32(EPSILON)]
 
 
 def _names(net):

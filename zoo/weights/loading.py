@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import keras
 from absl import logging
 
 from zoo import registry
-from zoo.weights import folder, keras_applications
+from zoo.weights import conversion, lookup, publishing, records
+from zoo.weights.conversion import predecessor, stem_of
+from zoo.weights.record import WeightRecord
 from zoo.weights.transfer import Weights, transfer, weights_of
 
 TILED = "_tiled"  # ending of names whose first layer is tiled, not averaged
@@ -23,21 +24,16 @@ def load(name, weights, num_classes, classifier_activation, **options):
 
     Source: thesis 7.3.3.
     """
+    if isinstance(name, str) and "." in name:
+        name, weights = _of_name(name, weights)
     info = registry.info(name)
     arguments = {"classifier_activation": classifier_activation, **options}
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if weights is None:
         return registry.build(name, **arguments)
-    found = find(info, weights)
-    if "stem" in set(info.options) - set(found.options) - set(options):
-        logging.warning(
-            "%s: %s does not say which stem it was trained with; assuming %r. Pass "
-            "stem=... to be sure.",
-            name,
-            found.origin,
-            info.options["stem"],
-        )
+    found = find(info, weights, options)
+    conversion.warn_of_stem(info, found, options)
     same_task = found.task == info.task
     if num_classes is None and same_task and found.num_classes is not None:
         arguments["num_classes"] = found.num_classes
@@ -51,18 +47,22 @@ def load(name, weights, num_classes, classifier_activation, **options):
     return model
 
 
-def find(info, weights):
+def find(info, weights, options=None):
     """The `Weights` that the argument `weights` of `zoo.load` stands for.
 
     Args:
         info: `ModelInfo` of the model to load. weights: as in `zoo.load`, not None.
+        options: of the architecture, which readers of foreign files may need.
 
     Raises:
         ValueError: a file that holds no weights, or a dict without the model's streams.
-        FileNotFoundError: neither a name of weights nor an existing path.
+        FileNotFoundError: neither a name of weights nor an existing path; or weights
+            that are known but were found nowhere.
 
     Source: thesis 7.3.3.
     """
+    if isinstance(weights, _Found):
+        return _of_record(info, weights.record, weights.path, options)
     if isinstance(info.warm_start, dict) and weights in tuple(info.weights):
         weights = {
             # The appearance stream sees colour, as the ImageNet networks do.
@@ -72,32 +72,95 @@ def find(info, weights):
     if isinstance(weights, Mapping):
         return _of_streams(info, weights)
     if isinstance(weights, keras.Model):
-        return weights_of(weights, _stem_of(weights))
+        return weights_of(weights, stem_of(weights))
     if not isinstance(weights, str | Path):
         raise ValueError(
             "weights must be None, a name, a path, a keras.Model, or for networks of "
             f"two streams a dict of these, got {weights!r}."
         )
     if weights in info.weights:
-        found = keras_applications.imagenet(
-            _predecessor(info), weights.removesuffix(TILED)
-        )
+        record = records.find(f"{predecessor(info)}.{weights.removesuffix(TILED)}")
+        found = _of_record(info, record, None, options)
         rule = "tiled" if weights.endswith(TILED) else "mean"
         return dataclasses.replace(found, first_layer=rule)
+    for name in (f"{info.name}.{weights}", str(weights)):
+        if record := _record(name):
+            return _of_record(info, record, None, options)
+    if lookup.is_url(weights):
+        weights = lookup.hosted(weights)
     path = Path(weights).expanduser()
     if not path.exists():
-        names = ", ".join(map(repr, info.weights)) or "none"
-        raise FileNotFoundError(
-            f"No weights {str(weights)!r} for {info.name}: neither a known name "
-            f"({names}) nor an existing file. Pass a .keras or .weights.h5 file, a "
-            "folder written by training, or a keras.Model."
+        raise FileNotFoundError(_no_such(info, weights))
+    return conversion.read(path, info, options).weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A record by its full name, and where the user says that its file is."""
+
+    record: WeightRecord
+    path: Path | None
+
+
+def _of_name(name, weights):
+    """(model, what to load) of "model.tag", with a path or without."""
+    if weights is not None and not isinstance(weights, str | Path):
+        raise ValueError(
+            f"{name!r} names weights already; beside it weights= takes the path of "
+            f"their file or folder, got {weights!r}."
         )
-    return _read(info, path)
+    if lookup.is_url(weights):
+        weights = lookup.hosted(weights)
+    path = None if weights is None else Path(weights).expanduser()
+    record = path and path.is_dir() and publishing.read_record(path)
+    if record and record.name != name:
+        raise ValueError(f"{path} holds the weights {record.name}, not {name}.")
+    record = record or _record(name) or records.find(name)
+    return record.model, _Found(record, path)
 
 
-def _predecessor(info):
-    """The model of colour images that one of a single stream starts from."""
-    return info.warm_start or info.name
+def _record(name):
+    """The record of a name, ours or of a folder that somebody published, or None."""
+    known = records.all_records().get(name)
+    if known is None and "/" not in name and (path := lookup.published(name)):
+        known = publishing.read_record(path)
+        if known.name != name:
+            raise ValueError(f"{path} holds the weights {known.name}, not {name}.")
+    return known
+
+
+def _of_record(info, record, explicit, options):
+    """The weights of a record, under the options that they were trained under."""
+    path = lookup.locate(record, explicit)
+    source = registry.info(record.model)
+    known = {k: v for k, v in (options or {}).items() if k in source.options}
+    known = {**known, **record.options}
+    read = conversion.read(path, source, known, record.allow_unused)
+    found = read.weights
+    if found.num_classes not in (None, record.num_classes):
+        raise ValueError(
+            f"{path} has {found.num_classes} classes, {record.name} has "
+            f"{record.num_classes}; it is another file."
+        )
+    for option, value in record.options.items():
+        if found.options.get(option, value) != value:
+            raise ValueError(
+                f"{path} was trained with {option}={found.options[option]!r}, "
+                f"{record.name} with {option}={value!r}; it is another file."
+            )
+    logging.info("%s: %s; licence: %s", record.name, path, record.licence)
+    options = {**found.options, **record.options}
+    return dataclasses.replace(found, origin=record.name, options=options)
+
+
+def _no_such(info, weights):
+    tags = [record.tag for record in records.of_model(info.name)]
+    names = ", ".join(map(repr, dict.fromkeys([*info.weights, *tags]))) or "none"
+    return (
+        f"No weights {str(weights)!r} for {info.name}: neither a known name ({names}) "
+        "nor an existing file. Pass a file of weights of any kind that docs/weights.md "
+        "lists, a folder written by training, or a keras.Model."
+    )
 
 
 def _of_streams(info, weights):
@@ -110,111 +173,41 @@ def _of_streams(info, weights):
             "path or model for each of its streams."
         )
     found = {
-        stream: find(registry.info(predecessor), weights[stream]).of_stream(stream)
-        for stream, predecessor in info.warm_start.items()
+        stream: find(registry.info(name), weights[stream]).of_stream(stream)
+        for stream, name in info.warm_start.items()
     }
+    return Weights(
+        origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
+        layers={k: v for w in found.values() for k, v in w.layers.items()},
+        options=_shared_options(info, found),
+        first_layer=found["motion"].first_layer,
+        geometry={k: v for w in found.values() for k, v in w.geometry.items()},
+    )
+
+
+def _shared_options(info, found):
+    """Options of both streams; batch sizes and dropout are each stream's own.
+
+    The stem of motion may be that of appearance but for the zero of flow.
+    """
+    from zoo.models.resnet import STEMS
+
+    motion = found["motion"].options
+    shared = {k: motion[k] for k in ("stem", "flow_offset") if k in motion}
     stems = {k: v.options["stem"] for k, v in found.items() if "stem" in v.options}
-    if len(set(stems.values())) > 1:
+    offset = STEMS[stems["motion"]].flow_offset if "motion" in stems else 0.0
+    same = {STEMS[stem]._replace(flow_offset=offset) for stem in stems.values()}
+    if len(same) > 1:
         raise ValueError(
             f"The streams of {info.name} were trained with different stems, {stems}; "
             "train both from the same kind of weights."
         )
-    return Weights(
-        origin=", ".join(f"{stream}: {w.origin}" for stream, w in found.items()),
-        layers={k: v for w in found.values() for k, v in w.layers.items()},
-        # Batch sizes and dropout are each stream's own; the stem is that of both.
-        options={"stem": next(iter(stems.values()))} if stems else {},
-        first_layer=found["motion"].first_layer,
-    )
-
-
-def _read(info, path):
-    if path.is_dir():
-        record = folder.load_record(path)
-        found = read_h5(path / folder.WEIGHTS)
-        # A record has the options that were given; the stem of others is the default.
-        defaults = registry.info(record.name).options
-        stem = {"stem": defaults["stem"]} if "stem" in defaults else {}
-        options = {**stem, **record.options}
-        return Weights(f"{path} ({record.name})", found.layers, options)
-    if path.name.endswith(".keras"):
-        model = _load_keras(path)
-        return weights_of(model, _stem_of(model))
-    if path.name.endswith(".weights.h5"):
-        return read_h5(path)
-    if path.suffix == ".h5" and _predecessor(info) in keras_applications.NETWORKS:
-        return keras_applications.imagenet(_predecessor(info), path)
-    raise ValueError(
-        f"{path}: unknown kind of weights; accepted are .keras, .weights.h5, the .h5 "
-        "files of keras.applications, and folders written by training."
-    )
-
-
-def read_h5(path):
-    """The weights in a `.weights.h5` file of Keras, by the names of its layers.
-
-    Args:
-        path: of a file that `model.save_weights` wrote.
-
-    Returns:
-        A `Weights`; what the file does not say, such as the stem, is left open.
-
-    Raises:
-        ValueError: no HDF5 file, a truncated one, or one without named layers.
-        FileNotFoundError: no such file.
-
-    Source: the file format is Keras' (3.15): layers/<class>/.../vars with the
-    attribute `name` and the arrays 0, 1, ... in the order of `layer.weights`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a .weights.h5 file.")
-    layers = {}
-
-    def collect(key, group):
-        if key.endswith("/vars") and len(group):
-            arrays = [group[str(i)][()] for i in range(len(group))]
-            layers[group.attrs["name"]] = arrays
-
-    try:
-        with h5py.File(path) as file:
-            file["layers"].visititems(collect)
-    except (OSError, KeyError) as error:
-        with open(path, "rb") as file:
-            start = file.read(24)
-        raise ValueError(
-            f"{path} is not a readable .weights.h5 file of Keras ({error}); it begins "
-            f"with {start!r}, HDF5 with b'\\x89HDF'. Download or save it again."
-        ) from error
-    return Weights(str(path), layers)
-
-
-def _load_keras(path):
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a readable .keras model: {reason}") from error
-
-
-def _stem_of(model):
-    """The stem a model was built with, read off its layers."""
-    from zoo.models.resnet import STEMS
-
-    layers = {layer.name.removeprefix("appearance_"): layer for layer in model.layers}
-    if "res2a_branch2a" not in layers:
-        return {}
-    mean = getattr(layers.get("rgb_normalization"), "mean", None)
-    for name, known in STEMS.items():
-        padding = layers["pool1"].padding
-        if known.pool_padding == padding and mean in (None, known.mean):
-            return {"stem": name}
-    return {}
+    return {"stem": next(iter(stems.values())), **shared} if stems else shared
 
 
 def _require_same(name, found, option, trained, wanted):
     # Weights mean something else after another normalisation or pooling alignment.
-    if option == "stem" and trained != wanted:
+    if option in ("stem", "flow_offset") and trained != wanted:
         raise ValueError(
             f"The weights of {found.origin} were trained with {option}={trained!r}, "
             f"{name} was asked for with {option}={wanted!r}; leave the option out."

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from zoo.models.inputs import STREAMS
+from zoo.weights import geometry
 from zoo.weights.adaptation import adapt
 
 DETECTOR_HEAD = "rfcn_cls"
@@ -30,6 +31,8 @@ class Weights:
         options: architecture options under which they were trained, as far as known.
         first_layer: rule that makes a first layer for flow out of one for colour, see
             `zoo.weights.adaptation.flow_kernel`.
+        geometry: {layer name: {attribute: value}} of strides, padding and windows, of
+            weights whose file has them; {} where they are unknown.
 
     Source: thesis 7.3.3.
     """
@@ -38,6 +41,7 @@ class Weights:
     layers: dict
     options: dict = dataclasses.field(default_factory=dict)
     first_layer: str = "mean"
+    geometry: dict = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self):
@@ -85,9 +89,13 @@ class Weights:
         Source: thesis 4.3.5, 5.4.1.
         """
         prefix = f"{stream}_"
-        own = {k: v for k, v in self.layers.items() if k.startswith(prefix)}
-        layers = own or {f"{prefix}{k}": v for k, v in self.layers.items()}
-        return dataclasses.replace(self, layers=layers)
+
+        def part(names):
+            own = {k: v for k, v in names.items() if k.startswith(prefix)}
+            return own or {f"{prefix}{k}": v for k, v in names.items()}
+
+        layers, geometry = part(self.layers), part(self.geometry)
+        return dataclasses.replace(self, layers=layers, geometry=geometry)
 
 
 def is_head(name):
@@ -165,6 +173,7 @@ def transfer(weights, target, new_layers=(), cut_layers=()):
         if name not in heads + left_out
     }
     _require_fit(weights, arrays, target.name, variables, new_layers)
+    geometry.require_same(weights.geometry, target, weights.origin)
     adapted = []
     for name, values in arrays.items():
         if _shapes(values) != _shapes(weights.layers[name]):

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import zoo

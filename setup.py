@@ -36,6 +36,9 @@ LINT = ["codespell>=2.3", "ruff>=0.9"]
 BENCH = ["torch>=2.4"]
 # The client of a server; the protobufs and gRPC stubs of TensorFlow Serving.
 SERVING = ["tensorflow-serving-api>=2.18"]
+# Runs and writes the files of other formats, to compare them with the model.
+LITERT = ["ai-edge-litert>=2.1"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 # Data inside the package: the models' records, labels, the weights of tiny networks.
 ASSETS = ["assets/*.json", "assets/labels/*.txt", "assets/weights/*/*"]
 # In an environment of its own (make beam): it holds protobuf back.
@@ -68,10 +71,12 @@ setup(
     extras_require={
         "beam": BEAM,
         "bench": BENCH,
-        "dev": TEST + LINT + SERVING,
+        "dev": TEST + LINT + SERVING + LITERT + ONNX,
         "lint": LINT,
+        "litert": LITERT,
+        "onnx": ONNX,
         "serving": SERVING,
-        "test": TEST + SERVING,
+        "test": TEST + SERVING + LITERT + ONNX,
     },
     entry_points={"console_scripts": ["zoo = zoo.__main__:main"]},
     # A disk that ignores case has room for only one of BUILD and build/.

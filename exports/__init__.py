@@ -11,7 +11,10 @@ import importlib
 _HOMES = {
     "Contract": "contract",
     "export": "saved_model",
+    "export_litert": "litert",
+    "export_onnx": "onnx",
     "load_exported": "predictor",
+    "optimized": "optimize",
     "publish": "saved_model",
 }
 

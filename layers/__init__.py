@@ -9,7 +9,12 @@ from zoo.layers.boxes import BoxTransform, area, clip, decode, encode, iou
 from zoo.layers.camera_motion import RemoveCameraMotion
 from zoo.layers.channel_scale import ChannelScale
 from zoo.layers.clip_view import ClipView
-from zoo.layers.conv_norm import ConvNorm, TemporalConvNorm
+from zoo.layers.conv_norm import (
+    ConvNorm,
+    FoldedConv,
+    FoldedTemporalConv,
+    TemporalConvNorm,
+)
 from zoo.layers.correlation import Correlation
 from zoo.layers.cross_stream import CrossStream
 from zoo.layers.detection_view import DetectionView
@@ -60,6 +65,8 @@ __all__ = [
     "FeatureIdentity",
     "FlowNormalization",
     "FlowStack",
+    "FoldedConv",
+    "FoldedTemporalConv",
     "FramePairs",
     "FusionIdentity",
     "Inflated",

@@ -12,7 +12,22 @@ from zoo.layers.sub_batch_normalization import SubBatchNormalization
 from zoo.layers.temporal_conv import TemporalConv
 
 
-class _Normalized:
+class _Fused:
+    """Mixed into a convolution: f(W x + b + shortcut) without a reshape in between."""
+
+    def _answer(self, x, kernel, bias, shortcut):
+        """On the folded axes of the convolution, so that TensorFlow fuses it all."""
+        y = self._convolve(self._fold(x), ops.cast(kernel, x.dtype))
+        y = ops.add(y, ops.cast(bias, x.dtype))
+        if shortcut is not None:
+            y = y + self._fold(shortcut)
+        return self._unfold(self.activation(y), like=x)
+
+    def compute_output_shape(self, x_shape, shortcut_shape=None):
+        return super().compute_output_shape(x_shape)
+
+
+class _Normalized(_Fused):
     """Mixed into a convolution: f(BN(W x) + shortcut).
 
     In training it is the convolution, `SubBatchNormalization`, the sum and the
@@ -39,15 +54,7 @@ class _Normalized:
             y = self.norm(y, training=True)
             return self.activation(y if shortcut is None else shortcut + y)
         factor, offset = self.norm.inference_affine()
-        kernel = ops.cast(self.kernel * factor, x.dtype)
-        y = self._convolve(self._fold(x), kernel)
-        y = ops.add(y, ops.cast(offset, x.dtype))
-        if shortcut is not None:
-            y = y + self._fold(shortcut)
-        return self._unfold(self.activation(y), like=x)
-
-    def compute_output_shape(self, x_shape, shortcut_shape=None):
-        return super().compute_output_shape(x_shape)
+        return self._answer(x, self.kernel * factor, offset, shortcut)
 
     def get_config(self):
         config = super().get_config()
@@ -124,3 +131,64 @@ class TemporalConvNorm(_Normalized, TemporalConv):
     ):
         super().__init__(filters, taps, use_bias=False, **kwargs)
         self._add_norm(activation, sub_batch, norm_name)
+
+
+class _Folded(_Fused):
+    """Mixed into a convolution: f(W x + b + shortcut), W and b holding a BN."""
+
+    def _add_activation(self, activation):
+        self.activation = keras.activations.get(activation)
+
+    def build(self, x_shape, shortcut_shape=None):
+        super().build(x_shape)
+
+    def call(self, x, shortcut=None):
+        return self._answer(x, self.kernel, self.bias, shortcut)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["use_bias"]
+        return {**config, "activation": keras.activations.serialize(self.activation)}
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class FoldedConv(_Folded, SpatialConv):
+    """A `ConvNorm` whose normalisation is in its kernel and bias for good.
+
+    It computes f(W x + b + shortcut) and is made by `zoo.exports.optimized`.
+
+    Args:
+        filters, kernel_size, strides, padding, dilation_rate, kernel_initializer,
+            groups: of the convolution, see `SpatialConv`.
+        activation: f, e.g. "relu", or None.
+
+    Raises:
+        ValueError: as `SpatialConv`.
+
+    Source: thesis eq. 7.1-7.3; Ioffe and Szegedy 2015, algorithm 2, step 11.
+    """
+
+    def __init__(self, filters, kernel_size, strides=1, activation=None, **kwargs):
+        super().__init__(filters, kernel_size, strides, use_bias=True, **kwargs)
+        self._add_activation(activation)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class FoldedTemporalConv(_Folded, TemporalConv):
+    """A `TemporalConvNorm` whose normalisation is in its kernel and bias for good.
+
+    It computes f(W x + b + shortcut) and is made by `zoo.exports.optimized`.
+
+    Args:
+        filters, taps, kernel_initializer: of the convolution, see `TemporalConv`.
+        activation: f, e.g. "relu", or None.
+
+    Raises:
+        ValueError: as `TemporalConv`.
+
+    Source: thesis eq. 4.5; Ioffe and Szegedy 2015, algorithm 2, step 11.
+    """
+
+    def __init__(self, filters, taps=3, activation=None, **kwargs):
+        super().__init__(filters, taps, use_bias=True, **kwargs)
+        self._add_activation(activation)

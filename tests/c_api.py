@@ -1,10 +1,11 @@
 """Runs a SavedModel through TensorFlow's C API, without TensorFlow's Python.
 
-    python c_api.py EXPORT OUTPUTS.npz CLIPS.npy ...
+    python c_api.py EXPORT OUTPUTS.npz REQUEST.npy ...
 
 The way TensorFlow Serving takes: TF_LoadSessionFromSavedModel and TF_SessionRun of
-the library inside the installed wheel. Writes one array per clip file and output,
-"<number>/<output>", or the message "<number>/error" of a request that was refused.
+the library inside the installed wheel. A request is an array of clips, or of the bytes
+of JPEG files, which go to the signature `jpeg`. Writes one array per request and
+output, "<number>/<output>", or the message "<number>/error" of one that was refused.
 
 Source: tensorflow/c/c_api.h, tensorflow/c/tf_tstring.h.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 STRING = 7
+TSTRING = 24  # sizeof(TF_TString)
 DTYPES = {1: np.float32, 3: np.int32, 4: np.uint8, 9: np.int64}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
@@ -81,26 +83,25 @@ class Session:
         )
         self._check()
         content = Buffer.from_address(buffer.value)
-        self.inputs, self.outputs = signature(
-            ctypes.string_at(content.data, content.length)
-        )
+        self.signatures = signatures(ctypes.string_at(content.data, content.length))
 
-    def run(self, feeds):
-        """Outputs of serving_default as {name: array}; strings as str.
+    def run(self, feeds, signature="serving_default"):
+        """Outputs of a signature as {name: array}; strings as str.
 
         Args:
-            feeds: {input: array}.
+            feeds: {input: array}, of bytes for strings. signature: its name.
         """
-        keys = list(self.outputs)
-        given = [self._tensor(array) for array in feeds.values()]
+        inputs, outputs = self.signatures[signature]
+        keys = list(outputs)
+        given = [self._tensor(np.asarray(array)) for array in feeds.values()]
         results = (c_void_p * len(keys))()
         self.tf.TF_SessionRun(
             self.session,
             None,
-            self._ends(self.inputs[key] for key in feeds),
+            self._ends(inputs[key] for key in feeds),
             (c_void_p * len(given))(*given),
             c_int(len(given)),
-            self._ends(self.outputs.values()),
+            self._ends(outputs.values()),
             results,
             c_int(len(keys)),
             None,
@@ -109,7 +110,7 @@ class Session:
             self.status,
         )
         for tensor in given:
-            self.tf.TF_DeleteTensor(c_void_p(tensor))
+            self._delete(c_void_p(tensor))
         self._check()
         return {
             key: self._array(c_void_p(t)) for key, t in zip(keys, results, strict=True)
@@ -130,6 +131,8 @@ class Session:
         return (Output * len(ends))(*ends)
 
     def _tensor(self, array):
+        if array.dtype.kind == "S":
+            return self._strings(array)
         array = np.ascontiguousarray(array)
         dims = (c_int64 * array.ndim)(*array.shape)
         tensor = self.tf.TF_AllocateTensor(
@@ -139,22 +142,43 @@ class Session:
         ctypes.memmove(data, array.ctypes.data, array.nbytes)
         return tensor
 
+    def _strings(self, array):
+        size, dims = TSTRING * array.size, (c_int64 * array.ndim)(*array.shape)
+        tensor = self.tf.TF_AllocateTensor(
+            c_int(STRING), dims, c_int(array.ndim), c_size_t(size)
+        )
+        cells = self._cells(c_void_p(tensor))
+        for cell, text in zip(cells, array.ravel().tolist(), strict=True):
+            self.tf.TF_StringInit(cell)
+            self.tf.TF_StringCopy(cell, text, c_size_t(len(text)))
+        return tensor
+
+    def _cells(self, tensor):
+        """Pointers to the strings of a tensor."""
+        data = self.tf.TF_TensorData(tensor) or 0
+        size = self.tf.TF_TensorByteSize(tensor)
+        return [c_void_p(data + i) for i in range(0, size, TSTRING)]
+
+    def _delete(self, tensor):
+        if self.tf.TF_TensorType(tensor) == STRING:
+            for cell in self._cells(tensor):
+                self.tf.TF_StringDealloc(cell)
+        self.tf.TF_DeleteTensor(tensor)
+
     def _array(self, tensor):
         tf = self.tf
         shape = [tf.TF_Dim(tensor, c_int(i)) for i in range(tf.TF_NumDims(tensor))]
         code, data = tf.TF_TensorType(tensor), tf.TF_TensorData(tensor)
         size = tf.TF_TensorByteSize(tensor)
         if code == STRING:
-            step = size // int(np.prod(shape))  # sizeof(TF_TString)
-            cells = (c_void_p(data + i) for i in range(0, size, step))
             flat = [
                 ctypes.string_at(tf.TF_StringGetDataPointer(c), tf.TF_StringGetSize(c))
-                for c in cells
+                for c in self._cells(tensor)
             ]
             array = np.array([text.decode() for text in flat])
         else:
             array = np.frombuffer(ctypes.string_at(data, size), DTYPES[code])
-        tf.TF_DeleteTensor(tensor)
+        self._delete(tensor)
         return array.reshape(shape)
 
 
@@ -184,33 +208,42 @@ def fields(message):
         position += size
 
 
-def signature(meta_graph):
-    """Names of the tensors of serving_default: {input: name}, {output: name}.
+def signatures(meta_graph):
+    """Names of tensors: {signature: ({input: name}, {output: name})}.
 
     MetaGraphDef.signature_def is field 5, a map from name to SignatureDef, whose
     inputs are field 1 and outputs field 2, maps to TensorInfo with the name as field 1
     (meta_graph.proto).
     """
-    signatures = dict(
-        (dict(fields(entry))[1], dict(fields(entry))[2])
-        for number, entry in fields(meta_graph)
-        if number == 5
-    )
+    found = {}
+    for number, entry in fields(meta_graph):
+        if number == 5:
+            entry = dict(fields(entry))
+            found[entry[1].decode()] = _ends_of(entry[2])
+    return found
+
+
+def _ends_of(signature):
     ends = {1: {}, 2: {}}
-    for number, entry in fields(signatures[b"serving_default"]):
+    for number, entry in fields(signature):
         if number in ends:
             pair = dict(fields(entry))
             ends[number][pair[1].decode()] = dict(fields(pair[2]))[1].decode()
     return ends[1], ends[2]
 
 
-def main(export, outputs, *clips):
-    """Runs every clip file and writes all outputs."""
+def main(export, outputs, *requests):
+    """Runs every request and writes all outputs."""
     session = Session(export)
     arrays = {}
-    for number, path in enumerate(clips):
+    for number, path in enumerate(requests):
+        request = np.load(path)
+        files = request.dtype.kind == "S"
         try:
-            results = session.run({"clips": np.load(path)})
+            if files:
+                results = session.run({"jpeg": request}, "jpeg")
+            else:
+                results = session.run({"clips": request})
         except RuntimeError as error:
             results = {"error": np.array(str(error))}
         arrays.update({f"{number}/{key}": value for key, value in results.items()})

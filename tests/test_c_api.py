@@ -8,9 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.test_export import LABELS, enliven, random_clips, thin
 from zoo.exports import export
+from zoo.exports.jpeg import decode
 from zoo.models.testing import video_classifier
 
 SCRIPT = Path(__file__).with_name("c_api.py")
@@ -20,6 +22,11 @@ GOOD = {
     "one frame": random_clips((1, 1, 90, 30, 3)),
     "one pixel": random_clips((1, 1, 1, 1, 3)),
 }
+FRAMES = random_clips((2, 5, 40, 56, 3))
+FILES = np.array([[tf.io.encode_jpeg(f).numpy() for f in clip] for clip in FRAMES])
+OTHER = tf.io.encode_jpeg(FRAMES[0, 0, :9]).numpy()
+GREY = np.array([[tf.io.encode_jpeg(FRAMES[0, 0, ..., :1]).numpy()]])
+GOOD_FILES = {"files": FILES, "one file": FILES[:1, :1], "grey file": GREY}
 SHAPE = r"\[batch, frames, height, width, 3\].*got shape:\] \[{}\]"
 BAD = {
     "no frames": (np.zeros((1, 0, 8, 8, 3), "uint8"), SHAPE.format("1 0 8 8 3")),
@@ -30,6 +37,19 @@ BAD = {
     "rank 6, empty": (np.zeros((1, 0, 1, 8, 8, 3), "uint8"), "1 0 1 8 8 3"),
     "grey": (np.zeros((1, 1, 8, 8, 1), "uint8"), SHAPE.format("1 1 8 8 1")),
     "floats": (np.zeros((1, 1, 8, 8, 3), "float32"), "uint8 but float is provided"),
+    "no files": (np.zeros((1, 0), "S1"), r"\[batch, frames\].*got shape:\] \[1 0\]"),
+    "a file of nothing": (
+        np.array([[FILES[0, 0], b""]]),
+        r"no JPEG.*\] \[0\] \[1\] \[0\]",
+    ),
+    "a file cut off": (
+        np.array([[FILES[0, 0]], [FILES[1, 0][:-200]]]),
+        r"could not be decoded.*\] \[1\] \[0\]",
+    ),
+    "sizes": (
+        np.array([[FILES[0, 0], OTHER]]),
+        r"one height and width.*\] \[0\] \[1\] \[9 56\]",
+    ),
     "huge": (np.zeros((1, 1, 1, 9999, 3), "uint8"), "too large.*33554432 remain"),
 }
 
@@ -46,7 +66,7 @@ def results(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("c_api")
     path = export(model, folder, labels=LABELS, verify=False, **VIEW)
     bad = {name: clips for name, (clips, _) in BAD.items()}
-    asked = {**GOOD, **bad, "afterwards": GOOD["batch"]}
+    asked = {**GOOD, **GOOD_FILES, **bad, "afterwards": GOOD["batch"]}
     files = [folder / f"{number}.npy" for number in range(len(asked))]
     for file, array in zip(files, asked.values(), strict=True):
         np.save(file, array)
@@ -59,10 +79,15 @@ def results(model, tmp_path_factory):
     return {f"{names[int(n)]}/{key}": array for (n, _, key), array in found.items()}
 
 
-@pytest.mark.parametrize("request_name", GOOD)
+@pytest.mark.parametrize("request_name", [*GOOD, *GOOD_FILES])
 def test_c_api_gives_the_same(results, model, request_name):
     network = video_classifier(model, **VIEW)
-    expected = network(GOOD[request_name], training=False)
+    if request_name in GOOD:
+        clips = GOOD[request_name]
+    else:
+        files = GOOD_FILES[request_name]
+        clips = np.array([[decode(file) for file in clip] for clip in files])
+    expected = network(clips, training=False)
     logits = expected["logits"].numpy()
     names = ("scores", "logits", "classes", "labels", "top_scores")
     got = {key: results[f"{request_name}/{key}"] for key in names}

@@ -129,3 +129,30 @@ def test_inflated_mapping_answers_like_the_spatial_one():
     expected, found = mapping(still), temporal(still)
     np.testing.assert_allclose(found[:, 1:-1], expected[:, 1:-1], atol=1e-12)
     assert np.abs(found[:, 0] - expected[:, 0]).max() > 0.1  # 2/3 of the response
+
+
+FOLDED = {
+    "spatial": lambda **kw: layers.FoldedConv(3, 3, activation="relu", **kw),
+    "temporal": lambda **kw: layers.FoldedTemporalConv(3, 3, activation="relu", **kw),
+}
+
+
+@each_kind
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_folded_layers_are_their_formula(kind, shortcut):
+    layer = FOLDED[kind](dtype="float64")
+    layer.build(SHAPE)
+    rng = np.random.default_rng(2)
+    layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+    kernel, bias = (w.numpy() for w in layer.weights)
+    x, y = clip(1), clip(3, 3)
+    expected = KINDS[kind][1](x, kernel) + bias + (y if shortcut else 0)
+    found = layer(x, y) if shortcut else layer(x)
+    np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-10)
+    assert found.shape == layer.compute_output_shape(SHAPE)
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    half = FOLDED[kind](dtype="mixed_bfloat16")
+    assert half(x.astype("float32")).dtype == "bfloat16"
+    with pytest.raises(ValueError, match="takes clips"):
+        FOLDED[kind]()(x[0])

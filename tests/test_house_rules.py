@@ -51,12 +51,16 @@ IMPORTS = {
         {"models", "layers", "files"},
         {
             "absl",
+            "ai_edge_litert",
             "google",
             "grpc",
             "keras",
             "numpy",
+            "onnx",
+            "onnxruntime",
             "tensorflow",
             "tensorflow_serving",
+            "tf2onnx",
         },
     ),
     "flow_methods": ({"datasets", "layers"}, {"keras", "numpy"}),
@@ -76,6 +80,7 @@ ROOM_OF_FILE = {
 DISTRIBUTIONS = {
     "apache_beam": "apache-beam",
     "absl": "absl-py",
+    "ai_edge_litert": "ai-edge-litert",
     "cv2": "opencv-contrib-python-headless",
     "google": "protobuf",
     "grpc": "tensorflow-serving-api",  # brings it
@@ -85,7 +90,10 @@ DISTRIBUTIONS = {
 # Needed by keras.callbacks.TensorBoard, which imports it by itself.
 INDIRECT = {"tensorboard"}
 # Of an extra: a module that only its users import.
-OPTIONAL = {"apache-beam", "tensorflow-serving-api"}
+OPTIONAL = {
+    *{"apache-beam", "tensorflow-serving-api"},
+    *{"ai-edge-litert", "onnx", "onnxruntime", "tf2onnx"},
+}
 
 
 @dataclass(frozen=True)

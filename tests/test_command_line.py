@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests import training_cases, video_files
-from zoo import registry
+from zoo import export_command, registry
 from zoo.__main__ import _is_worth_saying, main
-from zoo.command_line import COMMANDS
+from zoo.command_line import COMMANDS, parse
 from zoo.weights import folder as model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,3 +296,12 @@ def test_a_trained_folder_keeps_its_weights_and_labels(capsys, trained, tmp_path
             code == 2 and f"folder of a trained model makes no use of {flag[:8]}" in err
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_is_exported_with_the_labels_of_its_weights():
+    options, _ = parse(COMMANDS["export"], "export", ["--weights=synthetic_scenes"])
+    model, record = export_command.opened("t_resnet_tiny", options)
+    assert record.labels[:2] == ("contraction", "drift_down")
+    assert model.output.shape[-1] == len(record.labels) == record.num_classes
+    options, _ = parse(COMMANDS["export"], "export", [])
+    assert export_command.opened("t_resnet_tiny", options)[1].labels == ()

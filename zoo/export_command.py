@@ -83,13 +83,28 @@ def _registered(name, options):
         len(options.labels) or None,
     )
     known = getattr(model, "num_classes", None)  # of a detector
+    classes = known or model.get_layer("predictions").output.shape[-1]
+    labels = tuple(options.labels) or _labels_of(name, options.weights)
     record = ModelRecord(
         name,
-        known or model.get_layer("predictions").output.shape[-1],
-        labels=tuple(options.labels),
+        classes,
+        labels=labels if len(labels) == classes else (),
         **_view(info.clip),
     )
     return model, record
+
+
+def _labels_of(name, given):
+    """The labels that come with weights, of a record or of a folder, else ()."""
+    from zoo.weights import folder, records
+
+    known = records.all_records()
+    record = known.get(f"{name}.{given}") or known.get(given)
+    if record:
+        return record.class_names
+    if given and (Path(given) / folder.RECORD).is_file():
+        return folder.load_record(given).labels
+    return ()
 
 
 def _view(clip):

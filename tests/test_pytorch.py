@@ -508,8 +508,6 @@ class TestSafetensors:
 
 
 def test_a_pickle_larger_than_any_networks_is_refused(tmp_path, monkeypatch):
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02}.")
     assert pickled.read(tmp_path / "w.pth") == {}

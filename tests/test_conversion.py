@@ -137,6 +137,16 @@ def test_files_of_keras(name, source, tmp_path):
     assert {row.transform for row in found.rows} == {"as it is"}
 
 
+def test_one_byte_of_a_keras_model(source, tmp_path):
+    """The archive's own checksum finds it."""
+    source.save(tmp_path / "m.keras")
+    content = bytearray((tmp_path / "m.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(ValueError, match="m.keras is not a readable .keras model: Bad"):
+        zoo.load("resnet_tiny", weights=tmp_path / "m.keras")
+
+
 def test_no_code_of_a_model_runs(tmp_path):
     """Keras' safe mode: a layer that carries Python bytecode is refused."""
     marker = tmp_path / "ran"
@@ -191,6 +201,17 @@ class TestSizesAreBounded:
         self.replaced(path, shape=(4,), dtype="f4", external=external)
         with pytest.raises(ValueError, match="layers/dense/vars/0 is declared with 16"):
             read_h5(path)
+
+    @pytest.mark.parametrize("form", ["SoftLink", "ExternalLink"])
+    def test_links_are_not_followed(self, form, path, tmp_path):
+        with h5py.File(tmp_path / "secret.h5", "w") as file:
+            file["kernel"] = np.zeros(4)
+        place = {"SoftLink": (), "ExternalLink": (str(tmp_path / "secret.h5"),)}[form]
+        with h5py.File(path, "a") as file:
+            del file["layers/dense/vars/0"]
+            file["layers/dense/vars/0"] = getattr(h5py, form)(*place, "kernel")
+        with pytest.raises(ValueError, match=f"dense/vars/0 is a {form}, which points"):
+            zoo.load("resnet_tiny", weights=path)
 
     def test_text_in_place_of_numbers(self, path):
         self.replaced(path, data=np.array([b"text"]))

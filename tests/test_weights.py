@@ -261,6 +261,8 @@ class TestBadWeights:
             zoo.load("t_resnet50", weights="imagnet")
         with pytest.raises(ValueError, match="weights must be None, a name, a path"):
             zoo.load("t_resnet_tiny", weights=42)
+        with pytest.raises(ValueError, match="or for networks of two .* got ''"):
+            zoo.load("t_resnet_tiny", weights="")  # not the folder one is in
         (tmp_path / "m.pth").write_bytes(b"what")
         with pytest.raises(ValueError, match="no file of weights that is known here"):
             zoo.load("t_resnet_tiny", weights=tmp_path / "m.pth")

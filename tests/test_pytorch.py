@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import zoo
 from tests import torch_files
@@ -128,6 +129,9 @@ def test_weights_survive_saving(tmp_path):
     again = zoo.load("resnet_tiny", weights=tmp_path / "m.weights.h5", **options)
     clip = pictures()[:, None]
     np.testing.assert_array_equal(again(clip), model(clip))
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(saved.serve(clip), model(clip), rtol=1e-5, atol=1e-5)
 
 
 class TestStrideOn3x3:

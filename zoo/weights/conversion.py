@@ -278,10 +278,10 @@ def _require_sound(found):
     for layer, arrays in found.layers.items():
         for array in arrays:
             kind = np.asarray(array).dtype.kind
-            if kind not in "fiub":  # bfloat16 is "V" unless its reader widens it
+            if kind != "f":  # bfloat16 is "V" unless its reader widens it
                 raise ValueError(
                     f"{found.origin}: layer {layer} holds {np.asarray(array).dtype}, "
-                    "not numbers of a known type; convert it to float32 first."
+                    "not floating-point numbers; convert it to float32 first."
                 )
             if not np.isfinite(array).all():
                 raise ValueError(

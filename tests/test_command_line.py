@@ -298,10 +298,10 @@ def test_a_trained_folder_keeps_its_weights_and_labels(capsys, trained, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_is_exported_with_the_labels_of_its_weights():
+def test_a_name_is_exported_as_its_weights_were_tested():
     options, _ = parse(COMMANDS["export"], "export", ["--weights=synthetic_scenes"])
     model, record = export_command.opened("t_resnet_tiny", options)
-    assert record.labels[:2] == ("contraction", "drift_down")
+    assert record.labels[:2] == ("contraction", "drift_down") and record.frames == 12
     assert model.output.shape[-1] == len(record.labels) == record.num_classes
     options, _ = parse(COMMANDS["export"], "export", [])
     assert export_command.opened("t_resnet_tiny", options)[1].labels == ()

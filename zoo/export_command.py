@@ -3,6 +3,7 @@
 Source: thesis 7.3.3; tensorflow.org/tfx/guide/serving.
 """
 
+import dataclasses
 from pathlib import Path
 
 from zoo.command_line import Usage, model_folder, refuse, weights
@@ -84,27 +85,43 @@ def _registered(name, options):
     )
     known = getattr(model, "num_classes", None)  # of a detector
     classes = known or model.get_layer("predictions").output.shape[-1]
-    labels = tuple(options.labels) or _labels_of(name, options.weights)
-    record = ModelRecord(
-        name,
-        classes,
-        labels=labels if len(labels) == classes else (),
-        **_view(info.clip),
+    record = _record_of(info, options.weights) or ModelRecord(
+        name, classes, **_view(info.clip)
     )
-    return model, record
+    labels = tuple(options.labels) or record.labels
+    if len(labels) != classes:  # of other weights, whose classifier starts anew
+        labels = ()
+    return model, dataclasses.replace(record, num_classes=classes, labels=labels)
 
 
-def _labels_of(name, given):
-    """The labels that come with weights, of a record or of a folder, else ()."""
-    from zoo.weights import folder, records
+def _record_of(info, given):
+    """How the weights of a registered model were tested, where that is known.
+
+    Args:
+        info: `ModelInfo`. given: `--weights`, or None.
+
+    Returns:
+        A `ModelRecord`: of a folder, whatever is in it; of other weights of this
+        model, with their labels and the model's own view; or None.
+    """
+    from zoo.weights import folder, lookup, records
 
     known = records.all_records()
-    record = known.get(f"{name}.{given}") or known.get(given)
-    if record:
-        return record.class_names
-    if given and (Path(given) / folder.RECORD).is_file():
-        return folder.load_record(given).labels
-    return ()
+    record = known.get(f"{info.name}.{given}") or known.get(given)
+    if record and record.model != info.name:
+        return None
+    path = Path(given or ".") if record is None else lookup.locate(record)
+    if (path / folder.RECORD).is_file() and given:
+        found = folder.load_record(path)
+        return found if found.name == info.name else None
+    if record is None:
+        return None
+    return folder.ModelRecord(
+        info.name,
+        record.num_classes,
+        labels=record.class_names,
+        **_view(info.clip),
+    )
 
 
 def _view(clip):

@@ -80,8 +80,8 @@ class Weights:
         if not bins or scores % bins[0]:
             raise ValueError(
                 f"{self.origin} is no detector of the zoo: {DETECTOR_HEAD} has "
-                f"{scores} maps and rfcn_bbox {boxes}; expected are k^2 for each class and the "
-                "background, and beside them 4 k^2 or 8 k^2."
+                f"{scores} maps and rfcn_bbox {boxes}; expected are k^2 for each "
+                "class and the background, and beside them 4 k^2 or 8 k^2."
             )
         return scores // bins[0] - 1
 

@@ -113,9 +113,10 @@ def test_broken_numbers(importer):
     changed(importer, "res3a_branch2a", spoiled)
     with pytest.raises(ValueError, match="layer res3a_branch2a holds NaN"):
         convert_file(importer.path, "resnet_tiny", allow_unused=["*"])
-    changed(importer, "res3a_branch2a", lambda a: a.astype(object))
-    with pytest.raises(ValueError, match="holds object, not numbers of a known type"):
-        convert_file(importer.path, "resnet_tiny", allow_unused=["*"])
+    for dtype in ("object", "int8"):
+        changed(importer, "res3a_branch2a", lambda a, d=dtype: np.ones(a.shape, d))
+        with pytest.raises(ValueError, match=f"holds {dtype}, not floating-point numb"):
+            convert_file(importer.path, "resnet_tiny", allow_unused=["*"])
 
 
 def test_table(importer):
@@ -135,6 +136,16 @@ def test_files_of_keras(name, source, tmp_path):
     model, found = convert_file(path, "resnet_tiny")
     np.testing.assert_allclose(model(CLIP), source(CLIP), atol=1e-6)
     assert {row.transform for row in found.rows} == {"as it is"}
+
+
+def test_one_byte_of_a_keras_model(source, tmp_path):
+    """The archive's own checksum finds it."""
+    source.save(tmp_path / "m.keras")
+    content = bytearray((tmp_path / "m.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(ValueError, match="m.keras is not a readable .keras model: Bad"):
+        zoo.load("resnet_tiny", weights=tmp_path / "m.keras")
 
 
 def test_no_code_of_a_model_runs(tmp_path):
@@ -191,6 +202,17 @@ class TestSizesAreBounded:
         self.replaced(path, shape=(4,), dtype="f4", external=external)
         with pytest.raises(ValueError, match="layers/dense/vars/0 is declared with 16"):
             read_h5(path)
+
+    @pytest.mark.parametrize("form", ["SoftLink", "ExternalLink"])
+    def test_links_are_not_followed(self, form, path, tmp_path):
+        with h5py.File(tmp_path / "secret.h5", "w") as file:
+            file["kernel"] = np.zeros(4)
+        place = {"SoftLink": (), "ExternalLink": (str(tmp_path / "secret.h5"),)}[form]
+        with h5py.File(path, "a") as file:
+            del file["layers/dense/vars/0"]
+            file["layers/dense/vars/0"] = getattr(h5py, form)(*place, "kernel")
+        with pytest.raises(ValueError, match=f"dense/vars/0 is a {form}, which points"):
+            zoo.load("resnet_tiny", weights=path)
 
     def test_text_in_place_of_numbers(self, path):
         self.replaced(path, data=np.array([b"text"]))

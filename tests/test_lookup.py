@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from zoo.files import WriteError
 from zoo.weights import lookup
 from zoo.weights.lookup import ChecksumError, digest, locate
 from zoo.weights.record import WeightRecord
@@ -180,6 +181,13 @@ def test_two_processes_fetch_once(server, places):
     answers = {process.communicate()[0].strip() for process in running}
     assert answers == {str(places / "cache" / "resnet_tiny.t" / "a.mat")}
     assert len(server.asked) == 1
+
+
+def test_a_cache_that_cannot_be_written(server, places, monkeypatch):
+    (places / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(places / "file" / "cache"))
+    with pytest.raises(WriteError, match="Could not write .*/file/cache/"):
+        locate(record(f"{server.url}/good/a.mat"))
 
 
 def test_explicit_paths_that_are_none(places):

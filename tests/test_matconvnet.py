@@ -13,7 +13,7 @@ from tests import matconvnet_networks as networks
 from tests import matconvnet_reference as reference
 from tests.matconvnet_files import CLASSES, as_dag, as_simple, write
 from zoo import registry
-from zoo.weights import conversion, matconvnet
+from zoo.weights import conversion, matconvnet, matconvnet_network
 from zoo.weights.conversion import Row
 from zoo.weights.transfer import transfer
 
@@ -588,3 +588,11 @@ def test_what_holds_no_network_says_what_it_holds():
     ):
         with pytest.raises(ValueError, match=words):
             read(None, **variables)
+
+
+def test_trailing_axes_are_of_length_one():
+    params = {"moments": np.ones((3, 2, 1, 1)), "kernel": np.ones((1, 1, 1, 1, 2))}
+    network = matconvnet_network.Network("net.mat", (), params, {})
+    assert network.array("moments", 2).shape == (3, 2)
+    with pytest.raises(ValueError, match="at most 4 axes are accepted"):
+        network.array("kernel", 4)

@@ -197,6 +197,22 @@ def test_sizes_are_compared_before_anything_is_allocated(tmp_path):
             matfile.read(level5(tmp_path / "x.mat", variable))
 
 
+def test_shared_cells_do_not_grow(tmp_path, monkeypatch):
+    """Forty cells, each of the one before twice: 2^40 values if all were made."""
+    monkeypatch.setattr(matfile, "EACH", 1 << 22)
+    path = write(tmp_path / "x.mat", {"a": np.eye(2)}, "7.3")
+    with h5py.File(path, "r+") as file:
+        last = file["a"]
+        for level in range(40):
+            cell = file.create_dataset(f"c{level}", (2, 1), h5py.ref_dtype)
+            cell.attrs["MATLAB_class"] = np.bytes_("cell")
+            cell[0, 0] = cell[1, 0] = last.ref
+            last = cell
+    assert len(matfile.read(path, ["c3"])["c3"]) == 2
+    with pytest.raises(ValueError, match="arrays would take more than"):
+        matfile.read(path, ["c39"])
+
+
 def test_hdf5_stays_in_its_file(tmp_path):
     path, secret = write(tmp_path / "x.mat", {"a": np.eye(2)}, "7.3"), tmp_path / "s"
     with h5py.File(secret, "w") as file:

@@ -97,6 +97,10 @@ def test_one_byte_flipped_in_any_file(file, copy):
 
 
 def test_incomplete_folders(copy, tmp_path):
+    (copy / "weights.json").rename(tmp_path / "weights.json")
+    with pytest.raises(ChecksumError, match="is incomplete: weights.json is missing"):
+        zoo.load("resnet_tiny", weights=copy)
+    (tmp_path / "weights.json").rename(copy / "weights.json")
     (copy / "labels.txt").unlink()
     with pytest.raises(ChecksumError, match="is incomplete: labels.txt is missing"):
         zoo.load("resnet_tiny", weights=copy)

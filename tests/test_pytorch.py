@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import zoo
 from tests import torch_files
@@ -128,6 +129,9 @@ def test_weights_survive_saving(tmp_path):
     again = zoo.load("resnet_tiny", weights=tmp_path / "m.weights.h5", **options)
     clip = pictures()[:, None]
     np.testing.assert_array_equal(again(clip), model(clip))
+    model.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(saved.serve(clip), model(clip), rtol=1e-5, atol=1e-5)
 
 
 class TestStrideOn3x3:
@@ -244,7 +248,7 @@ class TestNothingIsExecuted:
             (b"\x80\x02t.", "max"),
             (b"\x80\x02\x85.", "takes more from the stack"),
             (b"\x80\x02h\x05.", "5"),
-            (b"\x80\x02}]K\x01s.", "unhashable"),
+            (b"\x80\x02}]K\x01s.", "a list as key of a dict"),
             (b"\x80\x02K\x01K\x02.", "too many values"),
             (b"\x80\x02X\xff\xff\xff\x7fabc.", "expected 2147483647 bytes"),
             (b"\x80\x02]q\x00h\x00a.", "recursion"),
@@ -266,6 +270,22 @@ class TestNothingIsExecuted:
         for _ in range(30):
             assert found[0] is found[1]
             found = found[0]
+
+    @pytest.mark.parametrize(
+        ("use", "message"),
+        [
+            (b"}h\x28K\x01s.", "a tuple as key of a dict"),
+            (b"(h\x28NNNK\x01tQ.", "refers to a tuple, no storage"),
+            (b"(X\x07\x00\x00\x00storageNh\x28NK\x01tQ.", "a storage"),
+            (b"h\x28X\x01\x00\x00\x00x\x93.", "by what is no text"),
+        ],
+    )
+    def test_shared_tuples_are_neither_hashed_nor_printed(self, use, message, tmp_path):
+        """Forty tuples, each of the one before twice, would take days."""
+        twice = (b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(40))
+        content = b"\x80\x02)q\x00" + b"".join(twice) + use
+        with pytest.raises(ValueError, match=message):
+            pickled.read(packed(tmp_path / "m.pth", content))
 
 
 def tensor_pickle(shape, strides, offset=0, count=6, key="0"):

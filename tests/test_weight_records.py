@@ -153,6 +153,7 @@ def test_kind_by_content(content, kind, tmp_path):
     [
         (b"", "it is empty"),
         (b"\n <!DOCTYPE html><title>404</title>", "a web page, .*: '404'"),
+        (b"<body>404 Not Found</body>", "a web page, .*: '404 Not Found'"),
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "AccessDenied"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"\x89HDF\r\n\x1a\n" + 100 * b"\0", "not a readable HDF5 file"),

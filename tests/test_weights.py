@@ -18,7 +18,7 @@ from zoo.files import replacing
 from zoo.models.resnet import STEMS
 from zoo.weights import folder, keras_applications, lookup
 from zoo.weights.hdf5 import read_h5
-from zoo.weights.transfer import transfer, weights_of
+from zoo.weights.transfer import Weights, transfer, weights_of
 
 
 @pytest.fixture
@@ -225,6 +225,18 @@ class TestBadWeights:
         with pytest.raises(ValueError, match="page.h5 is not .* a web page, as a dead"):
             zoo.load("t_resnet50", weights=tmp_path / "page.h5")
 
+    @pytest.mark.parametrize(("scores", "boxes"), [(27, None), (27, 40), (28, 36)])
+    def test_what_is_no_detector(self, scores, boxes):
+        layers = {"rfcn_cls": [np.zeros((1, 1, 8, scores))]}
+        if boxes:
+            layers["rfcn_bbox"] = [np.zeros((1, 1, 8, boxes))]
+        with pytest.raises(
+            ValueError, match=f"{scores} maps and rfcn_bbox {boxes or 0}"
+        ):
+            _ = Weights("m.h5", layers).num_classes
+        layers = {"rfcn_cls": [np.zeros(27)], "rfcn_bbox": [np.zeros(36)]}
+        assert Weights("m.h5", layers).num_classes == 2
+
     def test_nothing_is_changed_when_weights_do_not_fit(self, spatial):
         target = zoo.load("resnet_tiny", num_classes=8)
         before = target.get_weights()
@@ -261,6 +273,8 @@ class TestBadWeights:
             zoo.load("t_resnet50", weights="imagnet")
         with pytest.raises(ValueError, match="weights must be None, a name, a path"):
             zoo.load("t_resnet_tiny", weights=42)
+        with pytest.raises(ValueError, match="or for networks of two .* got ''"):
+            zoo.load("t_resnet_tiny", weights="")  # not the folder one is in
         (tmp_path / "m.pth").write_bytes(b"what")
         with pytest.raises(ValueError, match="no file of weights that is known here"):
             zoo.load("t_resnet_tiny", weights=tmp_path / "m.pth")

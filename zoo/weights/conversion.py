@@ -13,6 +13,8 @@ import fnmatch
 import importlib
 import re
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import keras
@@ -32,6 +34,11 @@ IMPORTERS = {
     "pytorch": "zoo.weights.pytorch",
 }
 
+# What Keras ends in on a damaged .keras file.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _STREAM = re.compile(f"^({'|'.join(STREAMS)})_")
 
 
@@ -216,8 +223,8 @@ def _load_keras(path):
             named.symlink_to(path.resolve())
             # Keras' safe mode: a model with code in it is refused.
             return keras.models.load_model(named, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a readable .keras model: {reason}") from error
 
 
@@ -271,10 +278,10 @@ def _require_sound(found):
     for layer, arrays in found.layers.items():
         for array in arrays:
             kind = np.asarray(array).dtype.kind
-            if kind not in "fiub":  # bfloat16 is "V" unless its reader widens it
+            if kind != "f":  # bfloat16 is "V" unless its reader widens it
                 raise ValueError(
                     f"{found.origin}: layer {layer} holds {np.asarray(array).dtype}, "
-                    "not numbers of a known type; convert it to float32 first."
+                    "not floating-point numbers; convert it to float32 first."
                 )
             if not np.isfinite(array).all():
                 raise ValueError(

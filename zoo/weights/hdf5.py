@@ -100,6 +100,9 @@ def check(path):
 def _check(file, size, path):
     total = 0
 
+    def elsewhere(key, link):  # h5py would open what a link names, in any file
+        return None if isinstance(link, h5py.HardLink) else (key, type(link).__name__)
+
     def look(key, item):
         nonlocal total
         if not isinstance(item, h5py.Dataset):
@@ -113,6 +116,11 @@ def _check(file, size, path):
                 f"file has {stored}; it is damaged or made to exhaust memory."
             )
 
+    if found := file.visititems_links(elsewhere):
+        raise ValueError(
+            f"{path}: {' is a '.join(found)}, which points elsewhere; only what stands "
+            "in the file itself is read. Save the weights again."
+        )
     file.visititems(look)
     if total > MAX_BYTES or total > MAX_RATIO * max(size, 2**20):
         raise ValueError(

@@ -18,7 +18,7 @@ MAX_RATIO = 64
 HDF5 = b"\x89HDF\r\n\x1a\n"
 _START = 4096
 _TEXT = re.compile(
-    rb"\s*(?:\xef\xbb\xbf)?\s*(?:<!doctype|<html|<\?xml|<head|<!--)", re.I
+    rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml|head|body|title|h1|!--)", re.I
 )
 _POINTER = b"version https://git-lfs"
 # Fields of Caffe's NetParameter: name, layers, input..., state, debug, layer.

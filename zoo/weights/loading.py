@@ -73,7 +73,7 @@ def find(info, weights, options=None):
         return _of_streams(info, weights)
     if isinstance(weights, keras.Model):
         return weights_of(weights, stem_of(weights))
-    if not isinstance(weights, str | Path):
+    if not isinstance(weights, str | Path) or weights == "":  # Path("") is here
         raise ValueError(
             "weights must be None, a name, a path, a keras.Model, or for networks of "
             f"two streams a dict of these, got {weights!r}."

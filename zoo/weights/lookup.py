@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
-from zoo.files import WriteError, locked
+from zoo.files import WriteError, explain, locked
 from zoo.weights.fetching import (
     SIDECAR,
     SUMS,
@@ -193,6 +193,8 @@ def hosted(url):
     target = cache_folder() / "hosted" / key / name
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise ValueError(f"{url} does not end in the name of a published folder.")
+    if (target / SUMS).is_file():  # whole, since it is renamed; the cache may be fixed
+        return target
     with _one_at_a_time(key):
         if (target / SUMS).is_file():
             return target
@@ -259,7 +261,10 @@ def _fetch(record, tried):
 def _one_at_a_time(name):
     """Lets one process at a time fetch what has a name."""
     folder = cache_folder() / ".locks" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
     with locked(folder):
         yield
 

@@ -146,12 +146,12 @@ class Network:
                 "training diverged or the file is broken. Use an earlier epoch."
             )
         shape = value.shape + (1,) * (axes - value.ndim)
-        if len(shape) > axes and shape[2:] != (1,) * (len(shape) - 2):
+        if any(size != 1 for size in shape[axes:]):
             raise ValueError(
                 f"{self.path}: parameter {name!r} has shape {value.shape}, at most "
                 f"{axes} axes are accepted."
             )
-        return np.asarray(value.reshape(shape), "float32")
+        return np.asarray(value.reshape(shape[:axes]), "float32")
 
     def vector(self, name):
         """A parameter of one number per channel; its axes do not matter."""

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 LIMIT = 4 << 30  # bytes of a file, and of all arrays read from it
+EACH = 1 << 14  # bytes that a value of HDF5 counts beside its numbers
 DEPTH = 64  # cells in structs in cells ...
 MOST_PACKED = 1100  # bytes that one byte of a compressed array can stand for
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -305,6 +306,7 @@ class _Hdf5(_Budget):
             raise _Broken(f"values nested more than {DEPTH} deep")
         if item is None:
             return Unread("link")
+        self.spend(EACH)  # cells may share a cell, at every level twice
         kind = item.attrs.get("MATLAB_class", b"")
         kind = kind.decode("latin-1") if isinstance(kind, bytes) else str(kind)
         if "MATLAB_object_decode" in item.attrs or "MATLAB_sparse" in item.attrs:

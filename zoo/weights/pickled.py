@@ -17,6 +17,7 @@ pickle, protocols 2 to 5.
 import io
 import math
 import pickletools
+import reprlib
 import struct
 import zipfile
 from pathlib import Path
@@ -161,7 +162,7 @@ def _stream(path, start):
         raw = {}
         for key in keys:
             (count,) = struct.unpack("<q", _exactly(file, 8, path))
-            storage = machine.storages[key]
+            storage = machine.storages[key if isinstance(key, str) else None]
             if count != storage.count:
                 raise ValueError(f"storage {key} has {count} numbers, not as announced")
             raw[key] = _exactly(file, count * _item_size(storage.dtype), path)
@@ -224,7 +225,7 @@ class _Machine:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("its pickle puts items into what is no dict")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        target.update(_pairs(zip(items[::2], items[1::2], strict=True)))
 
     def append(self, items):
         """Values to the list below them."""
@@ -234,6 +235,8 @@ class _Machine:
 
     def name(self, module, name):
         """A class or function: known by name, or refused."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("its pickle names a class by what is no text")
         name = f"{module}.{name}"
         storage = module in ("torch", "torch.storage") and name.split(".")[-1] in DTYPES
         if not storage and name not in _CALLS:
@@ -256,9 +259,13 @@ class _Machine:
         """A storage: its type, key, device and number of elements."""
         ((kind, type_, key, _, count, *view),) = self.last(1)
         if kind != "storage" or view not in ([], [None]):
-            raise ValueError(f"its pickle refers to {kind!r}, {view!r}, no storage")
+            raise ValueError(
+                f"its pickle refers to a {type(kind).__name__}, no storage"
+            )
         if not isinstance(key, str) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"its pickle has a storage {key!r} of {count!r} numbers")
+            raise ValueError(
+                f"its pickle has a storage {_brief(key)} of {_brief(count)} numbers"
+            )
         dtype = DTYPES[type_.name.split(".")[-1]]
         self.storages[key] = _Storage(dtype, key, count)
         self.push(self.storages[key])
@@ -271,11 +278,21 @@ class _Machine:
         self.push(target)
 
 
+_brief = reprlib.repr  # nested tuples that are shared print without end
 _ADVICE = "Save the weights alone: torch.save(model.state_dict(), PATH)."
 
 
+def _pairs(items):
+    """Keys and values, the keys checked: those of shared tuples hash without end."""
+    pairs = [tuple(item) for item in items]
+    for key, _ in pairs:
+        if not isinstance(key, str | int | float | None):
+            raise ValueError(f"its pickle has a {type(key).__name__} as key of a dict")
+    return pairs
+
+
 def _ordered(items=()):
-    return _Dict(items)
+    return _Dict(_pairs(items))
 
 
 def _tensor(storage, offset, shape, strides, *_):
@@ -283,7 +300,10 @@ def _tensor(storage, offset, shape, strides, *_):
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
         raise ValueError("its pickle makes a tensor of what is no storage")
     if not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError(f"a tensor at {offset}, of {shape} by strides {strides}")
+        raise ValueError(
+            f"a tensor at {_brief(offset)}, of {_brief(shape)} by strides "
+            f"{_brief(strides)}"
+        )
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 

@@ -73,10 +73,17 @@ class Weights:
     def _classes_of_detector(self):
         """C of k^2 (C + 1) score maps; k from the 4 k^2 or 8 k^2 maps beside them."""
         scores, boxes = (
-            self.layers[name][0].shape[-1] for name in (DETECTOR_HEAD, "rfcn_bbox")
+            self.layers[name][0].shape[-1] if name in self.layers else 0
+            for name in (DETECTOR_HEAD, "rfcn_bbox")
         )
-        bins = next(n for n in (boxes // 4, boxes // 8) if math.isqrt(n) ** 2 == n)
-        return scores // bins - 1
+        bins = [n for n in (boxes // 4, boxes // 8) if n and math.isqrt(n) ** 2 == n]
+        if not bins or scores % bins[0]:
+            raise ValueError(
+                f"{self.origin} is no detector of the zoo: {DETECTOR_HEAD} has "
+                f"{scores} maps and rfcn_bbox {boxes}; expected are k^2 for each "
+                "class and the background, and beside them 4 k^2 or 8 k^2."
+            )
+        return scores // bins[0] - 1
 
     def of_stream(self, stream):
         """These weights as those of one stream: their names with its prefix.

@@ -251,12 +251,12 @@ class TestExport:
         record = json.loads((path / "assets.extra" / "zoo.json").read_text())
         assert (record["max_pixels"], record["max_frames"]) == (46_080, 2)
         served = tf.saved_model.load(str(path)).signatures
-        for frames, message in (
+        for clip, message in (
             (tf.zeros((1, 3, 16, 16, 3), tf.uint8), "at most 2 frames may be sent"),
             (tf.zeros((1, 2, 192, 160, 3), tf.uint8), "at most 46080 pixels"),
         ):
-            files = tf.map_fn(tf.io.encode_jpeg, frames[0], tf.string)[None]
-            for name, sent in (("serving_default", frames), ("jpeg", files)):
+            files = tf.map_fn(tf.io.encode_jpeg, clip[0], tf.string)[None]
+            for name, sent in (("serving_default", clip), ("jpeg", files)):
                 with pytest.raises(tf.errors.InvalidArgumentError, match=message):
                     served[name](sent)
         with pytest.raises(ValueError, match="max_frames must be .* got 0"):

@@ -39,11 +39,21 @@ class Limits:
         max_pixels: B x T x H x W; the default holds 16 frames of 1920 x 1080.
         max_frames: B x T.
 
+    Raises:
+        ValueError: a number that is no positive integer.
+
     Source: arithmetic.
     """
 
     max_pixels: int = 2**25
     max_frames: int = 2**8
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be an integer of at least 1, got {value!r}."
+                )
 
 
 LIMITS = Limits()
@@ -62,6 +72,7 @@ def export_detector(
     *,
     tracks="proposals",
     view=(600, 1000),
+    limits=LIMITS,
     verify=True,
 ):
     """Writes `<out_dir>/<name>/<version>/`, which TensorFlow Serving can serve.
@@ -82,6 +93,7 @@ def export_detector(
         version: integer >= 1; None takes the one after the highest.
         tracks: what is followed, see `zoo.models.object_detector.TRACKS`.
         view: shorter side of the frames it sees in pixels, and limit of the longer.
+        limits: `Limits`, how much a request may ask of the server.
         verify: run the export in a fresh process without the zoo and compare, before
             it is published.
 
@@ -102,7 +114,7 @@ def export_detector(
     require_free(folder, version)
     network = object_detector(model, *view, tracks)
     labels = _labels(labels, model.num_classes)
-    served = signatures(network, labels)
+    served = signatures(network, labels, limits)
     record = {
         "name": name,
         "model": model.name,
@@ -112,7 +124,7 @@ def export_detector(
         "shorter_side": view[0],
         "longer_side": view[1],
         "tracks": tracks if "tracked_boxes" in network.output else None,
-        **dataclasses.asdict(LIMITS),
+        **dataclasses.asdict(limits),
         "signatures": tensors_of(served),
         **facts(network, labels),
     }
@@ -147,12 +159,13 @@ def _labels(labels, classes):
     return tuple(labels)
 
 
-def signatures(network, labels):
+def signatures(network, labels, limits=LIMITS):
     """Traces the served functions of a detector, as `zoo.exports.signature` does.
 
     Args:
         network: of `zoo.models.object_detector.object_detector`.
         labels: one name per class.
+        limits: `Limits`.
 
     Returns:
         A `zoo.exports.signature.Served` of `serving_default` and `jpeg`.
@@ -174,11 +187,14 @@ def signatures(network, labels):
     files = tf.TensorSpec((None, None), tf.string, name="jpeg")
     traced = tf.function(run, autograph=False).get_concrete_function(frames)
 
+    def fits(_, shape):
+        return [fits_frames(shape, limits), fits_pixels(shape, limits)]
+
     def serve(**inputs):
-        return traced(checked(inputs, _fits)["frames"])
+        return traced(checked(inputs, fits)["frames"])
 
     def serve_files(**inputs):
-        return traced(jpeg.read(inputs["jpeg"], LIMITS, lambda _: []))
+        return traced(jpeg.read(inputs["jpeg"], limits, lambda _: []))
 
     functions = {}
     for name, maker, spec in (
@@ -188,10 +204,6 @@ def signatures(network, labels):
         function = tf.function(maker, autograph=False)
         functions[name] = function.get_concrete_function(**{spec.name: spec})
     return Served(module, functions)
-
-
-def _fits(name, shape):
-    return [fits_frames(shape, LIMITS), fits_pixels(shape, LIMITS)]
 
 
 def _verify(folder, network, labels):

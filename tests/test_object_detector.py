@@ -11,7 +11,7 @@ import zoo
 from tests.detection_cases import calibrated, encoded, frames, iou
 from zoo.evaluation.tracker import FrameDetector
 from zoo.exports import load_exported, verification
-from zoo.exports.detector import MAX_PIXELS, export_detector, unmatched
+from zoo.exports.detector import MAX_PIXELS, Limits, export_detector, unmatched
 from zoo.exports.verification import VerificationError
 from zoo.layers import DetectionView
 from zoo.models.object_detector import TRACKS, candidates, object_detector
@@ -243,6 +243,24 @@ class TestExport:
             tf.errors.InvalidArgumentError, match="request is too large"
         ):
             served(frames=tf.zeros((1, 1, 1, MAX_PIXELS + 1, 3), tf.uint8))
+
+    def test_its_limits_are_chosen(self, model, tmp_path):
+        limits = Limits(max_pixels=3 * 96 * 160, max_frames=2)
+        chosen = {"view": (96, 160), "limits": limits, "verify": False}
+        path = export_detector(model, tmp_path, "dt", **chosen)
+        record = json.loads((path / "assets.extra" / "zoo.json").read_text())
+        assert (record["max_pixels"], record["max_frames"]) == (46_080, 2)
+        served = tf.saved_model.load(str(path)).signatures
+        for clip, message in (
+            (tf.zeros((1, 3, 16, 16, 3), tf.uint8), "at most 2 frames may be sent"),
+            (tf.zeros((1, 2, 192, 160, 3), tf.uint8), "at most 46080 pixels"),
+        ):
+            files = tf.map_fn(tf.io.encode_jpeg, clip[0], tf.string)[None]
+            for name, sent in (("serving_default", clip), ("jpeg", files)):
+                with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                    served[name](sent)
+        with pytest.raises(ValueError, match="max_frames must be .* got 0"):
+            Limits(max_frames=0)
 
     def test_the_reader_of_classifiers_says_what_it_is(self, exported):
         with pytest.raises(ValueError, match="is a detector.*signatures"):

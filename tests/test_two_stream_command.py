@@ -145,6 +145,10 @@ class TestExportRefuses:
                 {"clips": clip(), "flow": flow() * np.nan},
                 "`flow` must be finite and in pixels",
             ),
+            (
+                {"clips": clip(), "flow": flow() - np.float32(np.inf)},
+                "`flow` must be finite and in pixels",
+            ),
         ],
     )
     def test_what_does_not_fit(self, exported, inputs, message):

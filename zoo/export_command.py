@@ -138,16 +138,18 @@ def _view(clip):
 
 def _export_detector(model, record, options):
     from zoo.detection_commands import view_of
-    from zoo.exports.detector import export_detector
+    from zoo.exports.detector import Limits, export_detector
 
     if options.flow:
         raise ValueError("A detector sees no optical flow; leave --flow out.")
-    refuse(options, *VIEW, "features", *LIMITS, of="A detector")
+    refuse(options, *VIEW, "features", "max_view_pixels", of="A detector")
     if options.format != "savedmodel":
         raise Usage(
             f"--format={options.format} takes classifiers, and {record.name} finds "
             "objects; leave it out."
         )
+    given = [k for k in ("max_frames", "max_pixels") if options[k].present]
+    limits = Limits(**{k: options[k].value for k in given})
     if options.optimize:
         from zoo.exports.optimize import optimized
 
@@ -159,6 +161,7 @@ def _export_detector(model, record, options):
         record.labels,
         tracks=options.tracks,
         view=view_of(record),
+        limits=limits,
     )
 
 

@@ -262,7 +262,9 @@ def _in_pixels(flow):
         "`flow` must be finite and in pixels. A mean like that of this comes from "
         "8-bit codes; decode them first: codes * 40 / 255 - 20. Got mean:"
     )
-    return tf.debugging.Assert(mean <= LARGEST_MEAN_FLOW, [message, mean])
+    # No number is not below a bound, but minus infinity is.
+    in_pixels = tf.math.is_finite(mean) & (mean <= LARGEST_MEAN_FLOW)
+    return tf.debugging.Assert(in_pixels, [message, mean])
 
 
 def _in_colours(rgb):

@@ -13,8 +13,8 @@ from tests import video_files
 from tests.test_command_line import run
 from tests.test_models import trained
 from zoo import layers
+from zoo.command_line import without_trace
 from zoo.datasets import probe, read_video
-from zoo.explain_commands import _without_trace
 from zoo.understanding.attribution import Attribution
 from zoo.understanding.attribution_video import STRIP, drawn, heat
 from zoo.weights import folder as model_folder
@@ -187,10 +187,10 @@ def test_bad_videos_and_models(of_frames, of_both, video, tmp_path, capsys):
 def test_a_layer_that_refuses_says_so_in_one_line():
     clip = np.zeros((1, 3, 2, 2, 4), "float32")
     message = "^TemporalMaxPooling .*: a clip of 3 frames is shorter .*longer clips.$"
-    with pytest.raises(ValueError, match=message) as caught, _without_trace():
+    with pytest.raises(ValueError, match=message) as caught, without_trace():
         layers.TemporalMaxPooling(5)(clip)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="^other$"), _without_trace():
+    with pytest.raises(ValueError, match="^other$"), without_trace():
         raise ValueError("other")
 
 

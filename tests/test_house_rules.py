@@ -74,7 +74,7 @@ ROOM_OF_FILE = {
     **dict.fromkeys(("command_line", "detection_commands", "prediction"), "main"),
     "remote_prediction": "main",
     **dict.fromkeys(("serving_commands", "weights_commands"), "main"),
-    "explain_commands": "main",
+    **dict.fromkeys(("explain_commands", "visualize_commands"), "main"),
     **{"export_command": "main"},
 }
 DISTRIBUTIONS = {

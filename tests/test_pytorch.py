@@ -505,3 +505,12 @@ class TestSafetensors:
             safetensors.read(path)
         with pytest.raises(FileNotFoundError, match="give a .safetensors file"):
             safetensors.read(tmp_path / "another")
+
+
+def test_a_pickle_larger_than_any_networks_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02}.")
+    assert pickled.read(tmp_path / "w.pth") == {}
+    monkeypatch.setattr(pickled, "MAX_PICKLE", 3)
+    with pytest.raises(ValueError, match="a pickle of 4 bytes, at most 3"):
+        pickled.read(tmp_path / "w.pth")

@@ -287,6 +287,7 @@ def track(options, arguments):
 # Here, so that `zoo help` lists their commands in this order.
 import zoo.explain_commands  # noqa: E402, F401
 import zoo.serving_commands  # noqa: E402, F401
+import zoo.visualize_commands  # noqa: E402, F401
 import zoo.weights_commands  # noqa: E402, F401
 
 

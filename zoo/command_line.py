@@ -5,7 +5,9 @@ A module of commands decorates its functions with `command`; `zoo.__main__` impo
 Source: absl.flags for the flags.
 """
 
+import contextlib
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +195,15 @@ def weights(text):
     if not all(stream in STREAMS and equals for stream, equals, _ in parts):
         return text
     return {stream: value for stream, _, value in parts}
+
+
+@contextlib.contextmanager
+def without_trace():
+    """What a layer refuses in its own words, not in Keras' trace (ours)."""
+    try:
+        yield
+    except ValueError as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if not said[0].startswith("Exception encountered when calling"):
+            raise
+        raise ValueError(re.sub(r"\x1b\[\d*m", "", said[1])) from error

@@ -3,9 +3,7 @@
 Source: thesis chapter 6.
 """
 
-import contextlib
 import difflib
-import re
 import sys
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from zoo.command_line import (
     one,
     refuse,
     require,
+    without_trace,
 )
 
 
@@ -50,7 +49,7 @@ def explain(options, arguments):
     view, record, flow = _open(options, options.frames)
     label = _label(options["class"].value, record)
     seen, rate = _seen(view, video, flow)
-    with network_errors("take fewer --frames, or a smaller video"), _without_trace():
+    with network_errors("take fewer --frames, or a smaller video"), without_trace():
         label, scores = _answer(view.network, seen, label)
         settings = _settings(options)
         found = METHODS[options.method](view.network, seen, label, **settings)
@@ -95,7 +94,7 @@ def specificity(options, arguments):
     endpoints = options.endpoints or [
         e for e in registry.info(record.name).endpoints if not e.endswith("predictions")
     ]
-    with network_errors("use smaller videos"), _without_trace():
+    with network_errors("use smaller videos"), without_trace():
         found = measure.responses(view, videos, endpoints, flow, report=_progress)
     layers = measure.by_layer(found, options.top)
     measure.save(layers, options.out)
@@ -194,18 +193,6 @@ def _answer(network, seen, label):
     given = alone_or_all({kind: x[None] for kind, x in seen.items()})
     scores = zoo.features(network, ["predictions"])(given)["predictions"][0].numpy()
     return (int(scores.argmax()) if label is None else label), scores
-
-
-@contextlib.contextmanager
-def _without_trace():
-    """What a layer refuses in its own words, without Keras' list of its arguments."""
-    try:
-        yield
-    except ValueError as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if not said[0].startswith("Exception encountered when calling"):
-            raise
-        raise ValueError(re.sub(r"\x1b\[\d*m", "", said[1])) from error
 
 
 def _settings(options):

@@ -140,7 +140,7 @@ def maximize(
             f"{endpoint} of {model.name} sees no flow, so there is no smoothness of "
             "flow to choose; leave it out."
         )
-    channels = _checked_channels(network, endpoint, channels)
+    channels = checked_channels(network, endpoint, channels)
     problem = _Problem(
         network,
         endpoint,
@@ -154,7 +154,15 @@ def maximize(
     return problem.result(runs)
 
 
-def _checked_channels(network, endpoint, channels):
+def checked_channels(network, endpoint, channels):
+    """Numbers of units as a tuple (ours).
+
+    Args:
+        network: of `features`. endpoint: one of its outputs. channels: numbers.
+
+    Raises:
+        ValueError: a unit that there is not, or none at all.
+    """
     channels = tuple(int(c) for c in channels)
     count = network.output[endpoint].shape[-1]
     wrong = [c for c in channels if not 0 <= c < count]

@@ -122,6 +122,9 @@ def _archive(path):
             order = _entry(archive, f"{folder}byteorder", path)
             if order != b"little":
                 raise ValueError(f"its numbers are in {order!r}-endian order")
+        size = archive.getinfo(names[0]).file_size
+        if size > MAX_PICKLE:
+            raise ValueError(f"a pickle of {size} bytes, at most {MAX_PICKLE} are read")
         machine = _Machine()
         content = machine.run(io.BytesIO(_entry(archive, names[0], path)))
         return _with_arrays(

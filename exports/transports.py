@@ -338,13 +338,18 @@ class Rest:
             raise  # stays as it is, however often it is tried
         except (OSError, http.client.HTTPException) as error:
             raise server_error("UNAVAILABLE", str(error), self.address) from error
+        text = content[:500].decode("utf-8", "replace")
         try:
             answer = json.loads(content)
         except ValueError:
-            answer = {"error": content[:500].decode("utf-8", "replace")}
+            answer = None
+        is_object = isinstance(answer, dict)
         if status != 200:
-            message = answer.get("error", content[:500].decode("utf-8", "replace"))
+            message = answer.get("error", text) if is_object else text
             raise server_error(code_of_http(status), message, self.address)
+        if not is_object:  # of another server, or of a proxy before it
+            text = f"HTTP status 200 without a JSON object: {text}"
+            raise server_error("INTERNAL", text, self.address)
         return answer
 
     def _exchange(self, method, path, timeout, body):

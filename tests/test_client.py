@@ -17,6 +17,7 @@ from tests.serving_cases import write_counter
 from tests.serving_models import Version
 from tests.serving_server import serve
 from zoo.exports import client as clients
+from zoo.exports import transports
 from zoo.exports.client import Client, Retry, encode_jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,6 +205,21 @@ def test_wrong_numbers_are_named(by_grpc):
         list(by_grpc.model("counter").stream([]))
     with pytest.raises(ValueError, match="got 1 where the first has 2"):
         by_grpc.model("counter").jpeg([[b"a", b"b"], [b"c"]])
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[1]", b""])
+@pytest.mark.parametrize(("status", "code"), [(200, "INTERNAL"), (404, "NOT_FOUND")])
+def test_answers_that_are_none_of_a_server_s(monkeypatch, content, status, code):
+    def exchange(*arguments):
+        return status, content
+
+    monkeypatch.setattr(transports.Rest, "_exchange", exchange)
+    with (
+        Client("http://127.0.0.1:1", retry=QUICK) as client,
+        pytest.raises(clients.ServerError, match=code) as caught,
+    ):
+        client.model("counter").jpeg(FILES)
+    assert caught.value.code == code
 
 
 def test_rest_refuses_numbers(server):

@@ -17,6 +17,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import zoo
 from zoo.exports import Contract, export, load_exported, publish
+from zoo.exports.checks import VALUES
 from zoo.models.resnet import Net
 from zoo.models.t_resnet import t_resnet
 from zoo.models.testing import video_classifier, video_view
@@ -448,6 +449,15 @@ def test_wrong_inputs(exported_mini, clips, message):
 def test_wrong_raw_inputs(exported_mini, rgb, message):
     with pytest.raises(ValueError, match=message):
         exported_mini.raw(rgb)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 41.0])
+def test_flow_is_finite_and_in_pixels(value):
+    flow = np.zeros((1, 1, 2, 2, 20), "float32")
+    VALUES["flow"](flow)
+    flow[0, 0, 0, 0, 0] = value * flow.size
+    with pytest.raises(tf.errors.InvalidArgumentError, match="finite and in pixels"):
+        VALUES["flow"](flow)
 
 
 def test_a_signature_that_an_export_lacks(exported_mini):

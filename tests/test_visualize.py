@@ -60,6 +60,10 @@ def test_a_folder_belongs_to_one_sweep(model, tmp_path):
     other = planted("flow", np.ones((1, 4, 4, 20, 3)))
     with pytest.raises(ValueError, match="holds a sweep with weights = "):
         sweep.sweep(other, "conv1", [0], chi, SEARCH, out)
+    kept = out / "chi=1.npz"
+    kept.write_bytes(kept.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"chi=1.npz is damaged .*delete it"):
+        sweep.sweep(model, "conv1", [0], chi, SEARCH, out)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files and no sweep"):

@@ -11,6 +11,8 @@ Source: thesis 6.4.3 and 6.4.4, Figs. 6.5 to 6.8.
 import dataclasses
 import hashlib
 import json
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +160,13 @@ def _save(preferred, path):
 
 
 def _load(path):
-    with np.load(path) as saved:
-        arrays = dict(saved)
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            arrays = dict(saved)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and run the same command again."
+        ) from error
     return Preferred(
         endpoint=str(arrays["endpoint"]),
         channels=tuple(arrays["channels"].tolist()),

@@ -10,7 +10,7 @@ import zoo
 from tests.test_command_line import run
 from zoo import layers
 from zoo.models.inputs import video_input
-from zoo.understanding.receptive_fields import (
+from zoo.understanding.effective_fields import (
     effective_receptive_fields,
     table,
     width,

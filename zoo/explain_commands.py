@@ -242,7 +242,7 @@ def receptive_fields_of(name, weights):
     Source: thesis Table 2.1; Luo et al. (2016).
     """
     import zoo
-    from zoo.understanding.receptive_fields import (
+    from zoo.understanding.effective_fields import (
         effective_receptive_fields,
         table,
     )

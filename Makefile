@@ -30,7 +30,7 @@ demo: $(STAMP) ## train two tiny networks on synthetic scenes, export, predict, 
 
 # Fewer arenas of memory: TensorFlow's threads would each keep much that is free.
 test: $(STAMP) ## run every test, the slow ones too
-	MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	MALLOC_ARENA_MAX=2 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(BENCH_STAMP) ## measure speed side by side with other libraries
 	@set -e; for script in benchmarks/[a-z]*.py; do \

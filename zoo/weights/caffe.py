@@ -23,7 +23,7 @@ import re
 import numpy as np
 
 from zoo.weights import caffemodel
-from zoo.weights.conversion import Conversion, Row
+from zoo.weights.conversion import Conversion, Table
 from zoo.weights.transfer import DETECTOR_HEAD, Weights
 
 EPSILON = 1e-5  # of Caffe's normalisation and of ours
@@ -60,7 +60,7 @@ def convert(path, info, options=None):
     Source: He et al. 2015; Xie et al. 2017; Feichtenhofer et al. 2017.
     """
     name, layers = caffemodel.read(path)
-    table = _Table(layers)
+    table = _Caffe(layers)
     family = next((f for first, f in _FAMILIES.items() if first in layers), None)
     if family is None:
         names = [layer.name for layer in layers.values() if layer.blobs]
@@ -82,12 +82,8 @@ def convert(path, info, options=None):
     return Conversion(weights, tuple(table.rows), table.unused, facts)
 
 
-class _Table:
-    """What has been taken from a file: layers of ours, rows, and what is left over."""
-
-    def __init__(self, source):
-        self.source, self.layers, self.rows = source, {}, []
-        self._used = set()
+class _Caffe(Table):
+    """The layers of a network of Caffe, as far as rules for them are known."""
 
     @property
     def unused(self):
@@ -96,7 +92,7 @@ class _Table:
             f"{layer.name}[{i}]"
             for layer in self.source.values()
             for i in range(len(layer.blobs))
-            if layer.name not in self._used
+            if layer.name not in self.used
         )
 
     def take(self, name, *counts):
@@ -107,15 +103,8 @@ class _Table:
                 f"layer {name} has {len(blobs)} blobs, expected were "
                 f"{' or '.join(map(str, counts))}"
             )
-        self._used.add(name)
+        self.used.add(name)
         return blobs
-
-    def add(self, layer, variable, array, source, transform):
-        """One variable of a layer of ours."""
-        array = np.ascontiguousarray(array, "float32")
-        self.layers.setdefault(layer, []).append(array)
-        row = Row(source, f"{layer}/{variable}", array.shape, transform)
-        self.rows.append(row)
 
     def kernel(self, name, target=None):
         """The kernel of a convolution; returns its filters and its bias or None."""

@@ -81,6 +81,29 @@ class Conversion:
     facts: dict = dataclasses.field(default_factory=dict)
 
 
+class Table:
+    """What an importer has taken from a file: layers of ours, and a row for each array.
+
+    Attributes:
+        source: the tensors of the file by name, as its reader gives them.
+        layers: {our layer: [array, ...]}, float32, as `Weights` has them.
+        rows: `Row`s in the order in which they were added.
+        used: names in `source` that have been taken.
+
+    Source: ours.
+    """
+
+    def __init__(self, source):
+        self.source, self.layers, self.rows = source, {}, []
+        self.used = set()
+
+    def add(self, layer, variable, array, source, transform=""):
+        """One variable of a layer of ours; see `Row` for the names."""
+        array = np.ascontiguousarray(array, "float32")
+        self.layers.setdefault(layer, []).append(array)
+        self.rows.append(Row(source, f"{layer}/{variable}", array.shape, transform))
+
+
 def convert_file(path, model, options=None, allow_unused=(), allow_unset=()):
     """A network filled from a file of another framework, or of Keras.
 

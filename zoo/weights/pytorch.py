@@ -19,7 +19,7 @@ import numpy as np
 from zoo.models.resnet import Net, unit_names
 from zoo.weights import pickled, safetensors
 from zoo.weights.caffe import require_same
-from zoo.weights.conversion import Conversion, Row
+from zoo.weights.conversion import Conversion, Table
 from zoo.weights.transfer import Weights
 
 STEM = "torchvision"
@@ -69,7 +69,7 @@ def convert(path, info, options=None):
         tensors, facts = _state(pickled.read(path), path)
     tensors = _without_prefix(tensors)
     try:
-        table = _Table(tensors)
+        table = _ResNet(tensors)
         table.resnet()
     except ValueError as error:
         raise ValueError(f"{path}, for {info.name}: {error}") from error
@@ -105,12 +105,8 @@ def _without_prefix(tensors):
     return tensors
 
 
-class _Table:
-    """What has been taken from a file: layers of ours, rows, and what is left over."""
-
-    def __init__(self, source):
-        self.source, self.layers, self.rows = source, {}, []
-        self._used = set()
+class _ResNet(Table):
+    """The tensors of a ResNet of torchvision or timm."""
 
     @property
     def unused(self):
@@ -118,7 +114,7 @@ class _Table:
         return tuple(
             name
             for name in self.source
-            if name not in self._used and not name.endswith(f".{COUNTER}")
+            if name not in self.used and not name.endswith(f".{COUNTER}")
         )
 
     def take(self, name, dimensions):
@@ -131,14 +127,8 @@ class _Table:
                 f"{name} is {array.dtype} {array.shape}, expected were floating-point "
                 f"numbers of {dimensions} dimensions"
             )
-        self._used.add(name)
+        self.used.add(name)
         return array.astype("float32")
-
-    def add(self, layer, variable, array, source, transform=""):
-        """One variable of a layer of ours."""
-        array = np.ascontiguousarray(array)
-        self.layers.setdefault(layer, []).append(array)
-        self.rows.append(Row(source, f"{layer}/{variable}", array.shape, transform))
 
     def resnet(self):
         """The whole network: stem, four stages, and the classifier if there is one."""

@@ -119,15 +119,9 @@ def fits_network(contract):
     """
 
     def fits(_, shape):
-        pixels = tf.reduce_prod(shape[:4])
-        message = (
-            f"The request is too large: at most {contract.max_view_pixels} pixels may "
-            "be sent, all of which the network sees; send fewer, smaller or shorter "
-            "clips, or export with other limits. Got shape, pixels sent:"
-        )
-        few = pixels <= contract.max_view_pixels
-        large = tf.debugging.Assert(few, [message, shape, pixels], summarize=8)
-        return [fits_frames(shape, contract), large]
+        sees = "all of which the network sees"
+        few = _few_pixels(shape, contract.max_view_pixels, f"may be sent, {sees}")
+        return [fits_frames(shape, contract), few]
 
     return fits
 
@@ -194,14 +188,16 @@ def fits_pixels(shape, limits):
 
     Source: arithmetic.
     """
+    return _few_pixels(shape, limits.max_pixels, "may be sent")
+
+
+def _few_pixels(shape, most, what):
     pixels = tf.reduce_prod(shape[:4])
     message = (
-        f"The request is too large: at most {limits.max_pixels} pixels may be sent; "
-        "send fewer, smaller or shorter clips, or export with other limits. Got shape, "
-        "pixels sent:"
+        f"The request is too large: at most {most} pixels {what}; send fewer, smaller "
+        "or shorter clips, or export with other limits. Got shape, pixels sent:"
     )
-    few = pixels <= limits.max_pixels
-    return tf.debugging.Assert(few, [message, shape, pixels], summarize=8)
+    return tf.debugging.Assert(pixels <= most, [message, shape, pixels], summarize=8)
 
 
 def _small_view(shape, contract, all_frames):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from zoo.exports.checks import CHANNELS, CONTENTS, TYPES
 from zoo.exports.folder import versions
+from zoo.exports.server_errors import readable
 
 GRAPH = "saved_model.pb"
 
@@ -172,7 +173,7 @@ class Exported:
         try:
             outputs = self._model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(_assertion(error.message)) from error
+            raise ValueError(readable(error.message)) from error
         arrays = {key: value.numpy() for key, value in outputs.items()}
         if "labels" in arrays:
             arrays["labels"] = np.char.decode(arrays["labels"].astype("S"), "utf-8")
@@ -211,11 +212,3 @@ def _load(path):
             f"{path} cannot be loaded, a file is missing or damaged; copy it again or "
             f"export again. TensorFlow says: {error}"
         ) from error
-
-
-def _assertion(message):
-    """What an assertion in the graph says, without the names of operations."""
-    if "assertion failed: " not in message:
-        return message
-    text = message.split("assertion failed: [", 1)[1].split("\n")[0]
-    return text.replace(":] [", ": [", 1)

@@ -9,7 +9,7 @@ The pipeline is that of thesis 7.3.3. Names are imported on first use, so that r
 videos (``zoo.datasets.video``) doesn't load TensorFlow.
 """
 
-import importlib
+from zoo.lazy import lazy_names
 
 _HOMES = {
     "ClipSpec": "pipeline",
@@ -35,15 +35,4 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; it has {__all__}"
-        )
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

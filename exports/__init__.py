@@ -6,7 +6,7 @@ Keras nor TensorFlow.
 Source: the test-time network of thesis 7.3.3; tensorflow.org/guide/saved_model.
 """
 
-import importlib
+from zoo.lazy import lazy_names
 
 _HOMES = {
     "Contract": "contract",
@@ -19,15 +19,4 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; it has {__all__}"
-        )
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

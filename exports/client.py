@@ -245,7 +245,9 @@ class ServedModel:
         """
         return self.client.call("signatures", self.wanted)
 
-    def stream(self, frames, length=64, step=None, in_flight=4, signature=None):
+    def stream(
+        self, frames, length=64, step=None, in_flight=4, signature=None, name="clips"
+    ):
         """Answers for windows of a long video, one after the other, as they come.
 
         Frames are taken as they are needed: at most `in_flight` windows are on their
@@ -256,6 +258,7 @@ class ServedModel:
                 bytes. length: frames of a window. step: from the first frame of one
                 to that of the next; None for `length`. in_flight: requests at once.
             signature: None for `jpeg` if the frames are bytes, else `serving_default`.
+            name: of the input that takes arrays, "frames" of a detector.
 
         Yields:
             A `Window` each, in order. The last one may be shorter.
@@ -272,14 +275,15 @@ class ServedModel:
         }.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}.")
-        return self._stream(_windows(frames, length, step), in_flight, signature)
+        windows = _windows(frames, length, step)
+        return self._stream(windows, in_flight, signature, name)
 
-    def _stream(self, windows, in_flight, signature):
+    def _stream(self, windows, in_flight, signature, name):
         pool = futures.ThreadPoolExecutor(in_flight, "zoo-client")
         waiting = collections.deque()
         try:
             for first, window in windows:
-                sent = pool.submit(self._window, window, signature)
+                sent = pool.submit(self._window, window, signature, name)
                 waiting.append((first, len(window), sent))
                 del window
                 if len(waiting) == in_flight:
@@ -289,11 +293,11 @@ class ServedModel:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _window(self, window, signature):
+    def _window(self, window, signature, name):
         if isinstance(window[0], bytes):
             return self.predict({"jpeg": [window]}, signature or "jpeg")
         clip = np.stack(window)[None]
-        return self.predict({"clips": clip}, signature or "serving_default")
+        return self.predict({name: clip}, signature or "serving_default")
 
 
 def _done(first, count, sent):

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from tests import caffe_files
+from tests import caffe_files, weight_files
 from tests.caffe_files import Net, forward, write
+from tests.weight_files import same
 from zoo.models.detect_track import detect_track
 from zoo.models.resnet import NETS, resnet
 from zoo.models.resnet import Net as Units
@@ -33,20 +34,7 @@ def blue_green_red(images, mean=MEAN_COLOUR, deviation=1.0):
 
 def filled(model, path, name):
     """`model` with the weights of a file, every one of them."""
-    found = caffe.convert(path, zoo.info(name))
-    assert found.unused == ()
-    for variable in model.weights:
-        variable.assign(np.full(variable.shape, np.nan))
-    transfer(found.weights, model)
-    assert sorted(row.target for row in found.rows) == sorted(
-        "/".join(v.path.split("/")[-2:]) for v in model.weights
-    )
-    return model, found
-
-
-def same(found, expected, tolerance=1e-4):
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance)
+    return weight_files.filled(model, caffe.convert(path, zoo.info(name)))
 
 
 FORMS = {

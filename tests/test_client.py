@@ -410,3 +410,10 @@ def test_frames_as_jpeg_files():
         assert np.abs(decoded.astype(int) - frame).mean() < 3
     with pytest.raises(ValueError, match=r"got float64 of shape \(1, 2\)"):
         encode_jpeg(np.zeros((1, 2)))
+
+
+def test_a_stream_of_arrays_goes_to_the_input_that_is_named(by_grpc):
+    """As detectors want it, whose input is called `frames`."""
+    stream = by_grpc.model("counter").stream([np.uint8([1])] * 2, name="frames")
+    with pytest.raises(RequestRefused, match="frames"):
+        next(stream)

@@ -70,7 +70,7 @@ IMPORTS = {
 }
 ROOM_OF_FILE = {
     **{"__init__": "front", "__main__": "main", "model_info": "registry"},
-    "model_index": "registry",
+    **{"model_index": "registry", "lazy": "files"},
     **dict.fromkeys(("command_line", "detection_commands", "prediction"), "main"),
     "remote_prediction": "main",
     **dict.fromkeys(("serving_commands", "weights_commands"), "main"),

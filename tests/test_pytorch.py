@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 import zoo
-from tests import torch_files
+from tests import torch_files, weight_files
 from tests.test_models import trained
 from tests.torch_files import archive, packed, raw_safetensors, resnet_state
+from tests.weight_files import same
 from zoo.models.resnet import Net, resnet
 from zoo.models.t_resnet import t_resnet
 from zoo.weights import pickled, pytorch, safetensors
@@ -41,22 +42,10 @@ def pictures(height=97, width=86, count=2):
 def filled(path, net=None, classes=CLASSES):
     """A ResNet of the zoo with every weight from a file."""
     found = pytorch.convert(path, zoo.info("resnet50"))
-    assert found.unused == ()
     assert found.weights.options == {"stem": "torchvision"}
     net = net or Net(UNITS, WIDTH)
     model = resnet("m", net, classes, None, "rgb", **found.weights.options)
-    for variable in model.weights:
-        variable.assign(np.full(variable.shape, np.nan))
-    transfer(found.weights, model)
-    assert sorted(row.target for row in found.rows) == sorted(
-        "/".join(v.path.split("/")[-2:]) for v in model.weights
-    )
-    return model, found
-
-
-def same(found, expected, tolerance=1e-4):
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance)
+    return weight_files.filled(model, found)
 
 
 class TestTorchvision:

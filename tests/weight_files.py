@@ -1,7 +1,9 @@
-"""Files of weights for tests, in formats that nothing here writes otherwise."""
+"""Files of weights for tests, and what conversions of such files are held to."""
 
 import h5py
 import numpy as np
+
+from zoo.weights.transfer import transfer
 
 
 def write_legacy_h5(network, path):
@@ -20,3 +22,21 @@ def write_legacy_h5(network, path):
             for name, array in zip(names, layer.get_weights(), strict=True):
                 group[name] = array
     return path
+
+
+def filled(model, found):
+    """`model` with the weights of a `Conversion`, every one of them."""
+    assert found.unused == ()
+    for variable in model.weights:
+        variable.assign(np.full(variable.shape, np.nan))
+    transfer(found.weights, model)
+    assert sorted(row.target for row in found.rows) == sorted(
+        "/".join(v.path.split("/")[-2:]) for v in model.weights
+    )
+    return model, found
+
+
+def same(found, expected, tolerance=1e-4):
+    """Equal to a part of the largest value."""
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance)

@@ -415,5 +415,5 @@ def test_frames_as_jpeg_files():
 def test_a_stream_of_arrays_goes_to_the_input_that_is_named(by_grpc):
     """As detectors want it, whose input is called `frames`."""
     stream = by_grpc.model("counter").stream([np.uint8([1])] * 2, name="frames")
-    with pytest.raises(RequestRefused, match="frames"):
+    with pytest.raises(clients.RequestRefused, match="frames"):
         next(stream)

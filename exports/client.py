@@ -268,13 +268,13 @@ class ServedModel:
             ServerError: what the server says of the window that comes next.
         """
         step = length if step is None else step
-        for name, value in {
+        for number, value in {
             "length": length,
             "step": step,
             "in_flight": in_flight,
         }.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}.")
+                raise ValueError(f"{number} must be at least 1, got {value!r}.")
         windows = _windows(frames, length, step)
         return self._stream(windows, in_flight, signature, name)
 

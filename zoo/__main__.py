@@ -1,7 +1,6 @@
-"""The `zoo` command: list, info, flow, train, evaluate, predict, track, help.
+"""The `zoo` command: those of data, training and testing, and all others by import.
 
-Further commands stand in explain_commands.py, serving_commands.py and
-weights_commands.py.
+Others stand in *_commands.py, each imported below and registered by `command`.
 
 Every command parses its flags, calls the library and prints. TensorFlow is imported
 only by the commands that compute.

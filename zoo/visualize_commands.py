@@ -165,19 +165,15 @@ def _progress(iterations):
 def _draw(found, options):
     """sheet.png, and with flow sheet.mp4 and the spectra of the motions."""
     from zoo.datasets.video_writing import write_video
-    from zoo.files import replacing
-    from zoo.understanding import preferred_pictures, spectrum
+    from zoo.understanding import flow_pictures, preferred_pictures, spectrum
 
     out = Path(options.out)
     alive = {label: p for label, p in found.items() if p.channels}
     if not alive:
         print("no unit was ever active, so there is nothing to draw")
         return
-    import cv2
-
     page = preferred_pictures.sheet(alive, options.encoding)
-    with replacing(out / "sheet.png") as path:
-        cv2.imwrite(str(path), page[..., ::-1])
+    flow_pictures.save(out / "sheet.png", page)
     pages = list(preferred_pictures.movie(alive, options.encoding))
     if len(pages) > 1:
         write_video(out / "sheet.mp4", pages, 5)

@@ -14,6 +14,8 @@ Source: thesis 6.4.1 and Figs. 6.2-6.4: (b) rgb of horizontal, vertical and magn
 import cv2
 import numpy as np
 
+from zoo.files import replacing
+
 _SEGMENTS = (
     ("red", "yellow", 15),
     ("yellow", "green", 6),
@@ -266,6 +268,21 @@ def tiles(pictures, columns):
         top, left = i // columns * down, i % columns * right
         page[top : top + height, left : left + width] = image
     return page
+
+
+def save(path, picture):
+    """Writes a picture as PNG; the file is whole or not there.
+
+    Args:
+        path: Of the file; its folder is made if it's missing.
+        picture: uint8 RGB [H, W, 3].
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def _checked(flow):

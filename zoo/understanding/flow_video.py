@@ -15,7 +15,7 @@ import numpy as np
 from zoo.datasets.flow import to_pixels
 from zoo.datasets.video import read_video
 from zoo.datasets.video_writing import write_video
-from zoo.understanding.flow_pictures import legend, picture, tiles
+from zoo.understanding.flow_pictures import legend, picture, save, tiles
 
 TILES, COLUMNS = 24, 4
 """Most pairs on a sheet, and pairs in a row of it."""
@@ -147,10 +147,7 @@ def _write_sheet(out, pictures):
     if len(sizes) > 1:
         raise ValueError(f"{out}: frames of several sizes, {sorted(sizes)}.")
     page = tiles([_numbered(image, number) for number, image in chosen], COLUMNS)
-    # Written whole: encoded first, so that an error leaves an earlier file alone.
-    _, data = cv2.imencode(".png", cv2.cvtColor(page, cv2.COLOR_RGB2BGR))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data.tobytes())
+    save(out, page)
     return len(chosen), count
 
 

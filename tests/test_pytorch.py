@@ -318,6 +318,19 @@ class TestBadTensors:
         with pytest.raises(ValueError, match=message):
             pickled.read(path)
 
+    @pytest.mark.parametrize(("count", "refused"), [(4, False), (5, True)])
+    def test_tensors_may_share_a_storage_but_not_without_end(
+        self, count, refused, tmp_path
+    ):
+        one = tensor_pickle((6,), (1,))[2:-1]  # without its beginning and its end
+        many = b"\x80\x02(" + one * count + b"t."
+        path = packed(tmp_path / "m.pth", many, **{"data/0": bytes(24)})
+        if refused:
+            with pytest.raises(ValueError, match="more than 4 times the 6 numbers"):
+                pickled.read(path)
+        else:
+            assert len(pickled.read(path)) == count
+
 
 class TestBadFiles:
     @pytest.fixture

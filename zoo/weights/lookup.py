@@ -122,7 +122,7 @@ def verified(path, record):
         raise ChecksumError(
             f"{path} is not the file of {record.name}: its checksum is {found}, not "
             f"{expected}. It is damaged or another version; remove it and load again, "
-            "or pass its path as weights= if you trust it."
+            f"or, if you trust it, zoo.load({record.model!r}, weights={str(path)!r})."
         )
     return path
 

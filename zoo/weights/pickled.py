@@ -43,6 +43,8 @@ MAGIC, FORM = 0x1950A86A20F9469CFC6C, 1001
 ARCHIVE = b"PK\x03\x04"
 MAX_PICKLE = 64 * 2**20
 """Bytes of the pickle itself, which for the largest known network has 0.1 MB."""
+MAX_SHARED = 4
+"""Numbers in all tensors, to those that are stored for them: tied weights share."""
 
 
 class _Storage(NamedTuple):
@@ -356,7 +358,7 @@ def _with_arrays(content, bytes_of):
     Args:
         content: what a pickle has made. bytes_of: function of a `_Storage`.
     """
-    storages, known = {}, {}
+    storages, known, copied = {}, {}, 0
 
     def numbers(storage):
         if storage.key not in storages:
@@ -370,8 +372,18 @@ def _with_arrays(content, bytes_of):
         return known[id(value)][1]
 
     def _converted(value):
+        nonlocal copied
         if isinstance(value, _Tensor):
-            return _array(value, numbers(value.storage))
+            copied += math.prod(value.shape)
+            array = _array(value, numbers(value.storage))
+            stored = sum(map(len, storages.values()))
+            # Tensors may share a storage, but thousands that do fill the memory.
+            if copied > MAX_SHARED * stored:
+                raise ValueError(
+                    f"its tensors hold more than {MAX_SHARED} times the {stored} "
+                    "numbers that it stores"
+                )
+            return array
         if isinstance(value, dict):
             return {k: convert(v) for k, v in value.items()}
         if type(value) in (list, tuple):  # and no named one of ours

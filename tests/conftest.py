@@ -27,6 +27,12 @@ tf.config.set_logical_device_configuration(
 )
 
 
+# Tracing makes objects by the million, among which Python would look for garbage again
+# and again; after every module is enough. What is imported is none.
+gc.freeze()
+gc.set_threshold(100_000, 20, 100)
+
+
 @pytest.fixture(autouse=True)
 def seeds():
     """The same random numbers in every test, whatever ran before."""
@@ -105,9 +111,11 @@ def two_replicas():
     Collectives of several strategies in one process get in each other's way; sums on
     one device do not.
     """
-    return tf.distribute.MirroredStrategy(
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ class TestPlainRGB:
 @pytest.mark.slow
 def test_exported_predicts_videos_by_frames_alone(tmp_path, capsys):
     """The export takes `clips`; `zoo predict` gives it the frames of a file."""
-    network = trained(zoo.load("st_mulnet26_tiny", num_classes=3))
+    network = trained(zoo.load("two_stream_vgg_tiny", num_classes=3))
     model = plain_rgb(network, "tvl1_fast")
     path = export(
         model, tmp_path, labels=("a", "b", "c"), frames=2, shorter_side=64, flip=False

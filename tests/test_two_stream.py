@@ -18,6 +18,7 @@ from zoo.weights import adaptation, keras_applications, lookup
 from zoo.weights.transfer import Weights, transfer
 
 NAME = "two_stream_resnet26_tiny"
+VGGS = "two_stream_vgg_tiny"  # of fewer layers, which are traced in less time
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,11 @@ class TestLoss:
         assert set(history) == {"loss", "accuracy", "appearance_loss", "motion_loss"}
 
     @pytest.mark.parametrize("compiled", ["auto", True])
-    def test_losses_of_the_towers_are_means_over_clips(self, streams, compiled):
+    def test_losses_of_the_towers_are_means_over_clips(self, vggs, compiled):
         """Whatever the sizes of the batches, and whether they are known beforehand."""
-        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
+        x, y = given(zoo.load(VGGS), 6), np.array([0, 1, 2, 3, 0, 1])
         weights = np.array([1, 2, 0.5, 1, 0, 3], "float32")
-        model = self.compiled(streams, jit_compile=compiled)
+        model = self.compiled(vggs, jit_compile=compiled)
         expected = model.evaluate(x, y, 6, 0, weights, return_dict=True)
         by_clip = [
             model.compute_loss(clip, label, model(clip), weight)
@@ -146,51 +147,49 @@ class TestLoss:
         assert expected["loss"] == pytest.approx(np.mean(by_clip), rel=1e-4)
         batches = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(4)
         for arguments in ((x, y, 4, 0, weights), (batches, None, None, 0)):
-            found = self.compiled(streams).evaluate(*arguments, return_dict=True)
+            found = self.compiled(vggs).evaluate(*arguments, return_dict=True)
             total = found["appearance_loss"] + found["motion_loss"]
             assert found["loss"] == pytest.approx(total, rel=1e-5)
             assert found == pytest.approx(expected, rel=1e-4)
 
-    def test_losses_of_the_towers_on_two_devices(self, streams, two_replicas):
-        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
-        expected = self.compiled(streams).evaluate(x, y, 6, 0, return_dict=True)
+    def test_losses_of_the_towers_on_two_devices(self, vggs, two_replicas):
+        x, y = given(zoo.load(VGGS), 6), np.array([0, 1, 2, 3, 0, 1])
+        expected = self.compiled(vggs).evaluate(x, y, 6, 0, return_dict=True)
         with two_replicas.scope():
-            model = self.compiled(streams)
+            model = self.compiled(vggs)
         found = model.evaluate(x, y, 4, 0, return_dict=True)
         assert found == pytest.approx(expected, rel=1e-4)
         logs = model.fit(x, y, 4, verbose=0).history
         total = logs["appearance_loss"][0] + logs["motion_loss"][0]
         assert logs["loss"][0] == pytest.approx(total, rel=1e-4)
 
-    def test_losses_of_the_towers_in_half_precision(self, streams, mixed_bfloat16):
-        x, y = given(zoo.load(NAME), 6), np.array([0, 1, 2, 3, 0, 1])
-        found = self.compiled(streams).evaluate(x, y, 4, 0, return_dict=True)
+    def test_losses_of_the_towers_in_half_precision(self, vggs, mixed_bfloat16):
+        x, y = given(zoo.load(VGGS), 6), np.array([0, 1, 2, 3, 0, 1])
+        found = self.compiled(vggs).evaluate(x, y, 4, 0, return_dict=True)
         total = found["appearance_loss"] + found["motion_loss"]
         assert found["loss"] == pytest.approx(total, rel=1e-4)
 
-    def compiled(self, streams, loss="sparse_categorical_crossentropy", **options):
-        model = zoo.load(NAME, weights=streams)
+    def compiled(self, vggs, loss="sparse_categorical_crossentropy", **options):
+        model = zoo.load(VGGS, weights=vggs)
         model.compile("sgd", loss, metrics=["accuracy"], **options)
         return model
 
-    def test_weights_and_losses_of_the_towers(self, streams, tmp_path):
-        x, y = given(zoo.load(NAME), 3), np.array([1, 3, 0])
-        plain = self.compiled(streams).evaluate(x, y, verbose=0, return_dict=True)
+    def test_weights_and_losses_of_the_towers(self, vggs, tmp_path):
+        x, y = given(zoo.load(VGGS), 3), np.array([1, 3, 0])
+        plain = self.compiled(vggs).evaluate(x, y, verbose=0, return_dict=True)
         weights = {"appearance": 0.25, "motion": 2.0}
         expected = 0.25 * plain["appearance_loss"] + 2 * plain["motion_loss"]
         one = "sparse_categorical_crossentropy"
         object_ = keras.losses.SparseCategoricalCrossentropy()
         for loss in (one, object_, {"motion": object_, "appearance": one}):
-            model = self.compiled(streams, loss, loss_weights=weights)
+            model = self.compiled(vggs, loss, loss_weights=weights)
             found = model.evaluate(x, y, verbose=0, return_dict=True)
             assert found == pytest.approx({**plain, "loss": expected}, rel=1e-5)
         model.save(tmp_path / "m.keras")
         again = keras.models.load_model(tmp_path / "m.keras")
         found = again.evaluate(x, y, verbose=0, return_dict=True)
         assert found == pytest.approx({**plain, "loss": expected}, rel=1e-5)
-        half = self.compiled(
-            streams, {"motion": one, "appearance": one}, loss_weights=0.5
-        )
+        half = self.compiled(vggs, {"motion": one, "appearance": one}, loss_weights=0.5)
         assert half.evaluate(x, y, verbose=0)[0] == pytest.approx(plain["loss"] / 2)
 
     def test_each_tower_learns_by_its_own_loss_alone(self, streams):

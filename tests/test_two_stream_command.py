@@ -272,18 +272,18 @@ def test_from_videos_and_flow_to_a_served_prediction(pairs, tmp_path, capsys):
     ]  # fmt: skip
     out = str(tmp_path / "run")
     code, printed, error = run(
-        capsys, "train", "--model", "st_mulnet26_tiny", "--data", data,
+        capsys, "train", "--model", "two_stream_vgg_tiny", "--data", data,
         "--flow", fields, "--out", out, *settings,
     )  # fmt: skip
     assert code == 0, error
     model, record = model_folder.load(f"{out}/best")
-    assert record.name == "st_mulnet26_tiny" and record.flow == "folder"
+    assert record.name == "two_stream_vgg_tiny" and record.flow == "folder"
     streams = f"appearance={out}/best,motion={out}/best"
     code, printed, error = run(
-        capsys, "train", "--model", "st_resnet26_tiny", "--data", data, "--flow",
-        fields, "--out", f"{out}2", "--weights", streams, *settings,
+        capsys, "train", "--model", "two_stream_resnet26_tiny", "--data", data,
+        "--flow", fields, "--out", f"{out}2", "--weights", streams, *settings,
     )  # fmt: skip
-    assert code == 2 and "have no place in it: appearance_res2b_branch2b_time" in error
+    assert code == 2 and "do not fit two_stream_resnet26_tiny" in error
     best = f"{out}/best"
     code, printed, error = run(
         capsys, "evaluate", "--model", best, "--data", data, "--flow", fields
